@@ -1,1 +1,3 @@
 //! The gateway.
+
+#![forbid(unsafe_code)]

@@ -1,1 +1,3 @@
 //! End-to-end tests.
+
+#![forbid(unsafe_code)]
