@@ -1,1 +1,3 @@
-//! One model, one process.
+//! Hearth's worker: one model, one process.
+
+pub mod gguf;

@@ -1,1 +1,3 @@
+//! Hearth's worker: one model, one process.
+
 fn main() {}

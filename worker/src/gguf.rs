@@ -1,0 +1,77 @@
+//! A GGUF file → facts, tokenizer, and an ONNX graph in memory.
+//!
+//! `model` opens a `.gguf` file with [`open`], takes facts, tokenizer and template from it, and hands
+//! [`build_graph`]'s result to ONNX Runtime. Nothing here runs a model, and nothing is written to
+//! disk. The walk: `bytes` and `cursor` → `reader` (container, every length checked) → `facts` and
+//! `vocabulary` → `graph` (nodes; which `weights`) → `matrix`, `decode`, `basis`, `encode` (their
+//! numbers) → `handover` (a session).
+
+mod bytes;
+mod cursor;
+mod error;
+mod tensor;
+mod metadata;
+mod reader;
+mod facts;
+mod vocabulary;
+mod decode;
+mod basis;
+mod matrix;
+mod encode;
+mod weights;
+mod onnx;
+mod graph;
+mod handover;
+
+use std::path::Path;
+
+use self::reader::GgufFile;
+pub use self::{
+    error::{GgufError, TensorProblem},
+    facts::{Facts, Family, Rope, RopeScaling},
+    graph::{BuiltGraph, GraphKind, build_graph},
+    vocabulary::Vocabulary,
+};
+
+/// An open file and what it says of itself.
+#[derive(Debug)]
+pub struct GgufModel {
+    file: GgufFile,
+    /// The network.
+    pub facts: Facts,
+    /// The tokenizer.
+    pub vocabulary: Vocabulary,
+    /// The chat template, in Jinja, if the file has one.
+    pub chat_template: Option<String>,
+}
+
+/// Opens a file: maps it, reads header, facts and tokenizer. No weight is touched.
+///
+/// # Errors
+/// Any [`GgufError`] but [`GgufError::HandOver`]; nothing stays open.
+pub fn open(path: &Path) -> Result<GgufModel, GgufError> {
+    understand(GgufFile::open(path)?)
+}
+
+/// Reads a file that is in memory already, as [`open`] does.
+///
+/// # Errors
+/// As [`open`].
+pub fn from_bytes(bytes: Vec<u8>) -> Result<GgufModel, GgufError> {
+    understand(GgufFile::from_bytes(bytes)?)
+}
+
+fn understand(file: GgufFile) -> Result<GgufModel, GgufError> {
+    let facts = Facts::read(&file)?;
+    let vocabulary = vocabulary::read(&file)?;
+    let chat_template = file
+        .ask()
+        .string("tokenizer.chat_template")?
+        .map(str::to_owned);
+    Ok(GgufModel {
+        file,
+        facts,
+        vocabulary,
+        chat_template,
+    })
+}

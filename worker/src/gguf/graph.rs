@@ -1,0 +1,308 @@
+//! A GGUF file's network as an ONNX graph in memory.
+//!
+//! The worker builds one for each model and commits it to a session. The graph has the interface of
+//! onnxruntime-genai's folders: `input_ids` i64 `[batch, sequence]`, `attention_mask` i64
+//! `[batch, total]` of which the row sums and the width count, `past_key_values.N.key` and `.value`
+//! f32 `[batch, kv_heads, past, head_dim]`; `logits` f32, `present.N.key` and `.value`. Past and
+//! present may be one buffer. One thing is added: the optional input `num_logits_to_keep`, i64
+//! `[1]`, says for how many positions at the end logits are wanted: 1 unless fed, 0 for all.
+//!
+//! Nothing is decoded here: the weights are listed, and made at the hand-over.
+
+mod layer;
+mod nodes;
+mod product;
+mod rope;
+
+use std::sync::Arc;
+
+use self::{
+    nodes::{Attribute, MS, Nodes, ONNX, Size},
+    product::{Activation, slot},
+};
+use super::{
+    Facts, GgufError, GgufModel,
+    basis::Basis,
+    decode::decode,
+    matrix::{Matrix, Part, Turn},
+    onnx::DataType,
+    reader::GgufFile,
+    weights::{Weight, Work},
+};
+
+/// What the graph is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GraphKind {
+    /// Speed: 8-bit weights, integer products where they are fast, activations rounded to 8 bits.
+    Default,
+    /// Nearness: weights that are floats stay so, others keep 8 bits by blocks of 32.
+    Exact,
+    /// Every weight as f32, products in f32. Slow and large: to measure the others by.
+    Reference,
+}
+
+/// A graph, and what to make its weights from.
+#[derive(Debug)]
+pub struct BuiltGraph<'a> {
+    /// An ONNX `ModelProto` whose large tensors are external.
+    pub model_proto: Vec<u8>,
+    pub(super) weights: Vec<Weight<'a>>,
+}
+
+/// Builds the graph for up to `positions` tokens in a sequence, or the model's context if that is less.
+///
+/// # Errors
+/// [`GgufError::MissingTensor`], [`GgufError::Tensor`] or [`GgufError::Unsupported`].
+pub fn build_graph(
+    model: &GgufModel,
+    kind: GraphKind,
+    positions: usize,
+) -> Result<BuiltGraph<'_>, GgufError> {
+    let facts = &model.facts;
+    let basis = (kind == GraphKind::Default).then(|| Arc::new(Basis::new(facts.hidden)));
+    let nodes = Nodes::default();
+    let mut builder = Builder {
+        file: &model.file,
+        facts,
+        kind,
+        basis,
+        nodes,
+        weights: Vec::new(),
+    };
+    builder.prologue(positions.min(facts.context_length))?;
+    let mut stream = builder.embed()?;
+    for index in 0..facts.layers {
+        stream = builder.layer(index, stream)?;
+    }
+    builder.logits(stream)?;
+    Ok(BuiltGraph {
+        model_proto: builder.nodes.encode(),
+        weights: builder.weights,
+    })
+}
+
+/// The graph being written and what it is written from.
+struct Builder<'a> {
+    file: &'a GgufFile,
+    facts: &'a Facts,
+    kind: GraphKind,
+    /// The residual stream's other basis, if it has one.
+    basis: Option<Arc<Basis>>,
+    nodes: Nodes,
+    weights: Vec<Weight<'a>>,
+}
+
+/// The residual stream between two layers: its sum so far and what is still to be added.
+struct Stream {
+    residual: String,
+    addend: Option<String>,
+}
+
+const LAST_AXIS_ONE: &str = "one";
+
+impl<'a> Builder<'a> {
+    fn prologue(&mut self, positions: usize) -> Result<(), GgufError> {
+        let batch = Size::Named("batch");
+        self.nodes.input(
+            "input_ids",
+            DataType::Int64,
+            &[batch, Size::Named("sequence")],
+        );
+        self.nodes.input(
+            "attention_mask",
+            DataType::Int64,
+            &[batch, Size::Named("total")],
+        );
+        self.nodes.integers(LAST_AXIS_ONE, &[1], &[1]);
+        self.nodes.integers("one.scalar", &[], &[1]);
+        // GroupQueryAttention takes each row's last position and the widest row's length.
+        let keep = [("keepdims", Attribute::Int(0))];
+        let to_int32 = [("to", Attribute::Int(DataType::Int32 as i64))];
+        let nodes = &mut self.nodes;
+        nodes.node(
+            (ONNX, "ReduceSum"),
+            &["attention_mask", LAST_AXIS_ONE],
+            &["lengths"],
+            &keep,
+        );
+        nodes.node(
+            (ONNX, "Sub"),
+            &["lengths", LAST_AXIS_ONE],
+            &["last.i64"],
+            &[],
+        );
+        nodes.node((ONNX, "Cast"), &["last.i64"], &["last"], &to_int32);
+        nodes.node((ONNX, "Shape"), &["attention_mask"], &["mask.shape"], &[]);
+        nodes.node(
+            (ONNX, "Gather"),
+            &["mask.shape", "one.scalar"],
+            &["total.i64"],
+            &[],
+        );
+        nodes.node((ONNX, "Cast"), &["total.i64"], &["total"], &to_int32);
+        // Optional, because an initializer of the same name stands in for it.
+        nodes.input("num_logits_to_keep", DataType::Int64, &[Size::Known(1)]);
+        nodes.integers("num_logits_to_keep", &[1], &[1]);
+        nodes.node((ONNX, "Neg"), &["num_logits_to_keep"], &["kept.start"], &[]);
+        nodes.integers("kept.end", &[1], &[i64::MAX]);
+        if self.kind == GraphKind::Default {
+            self.quantisation_constants();
+        }
+        if self.basis.is_some() {
+            self.vector("gain.one", vec![1.0; self.facts.hidden]);
+        }
+        let head_dim = self.facts.head_dim;
+        let tables = rope::tables(self.file, &self.facts.rope, head_dim, positions)?;
+        let shape = vec![positions, head_dim / 2];
+        let table = |name| slot(name, DataType::Float, shape.clone());
+        self.weight(table("cos"), None, Work::Vector(tables.cos));
+        self.weight(table("sin"), None, Work::Vector(tables.sin));
+        Ok(())
+    }
+
+    fn embed(&mut self) -> Result<Stream, GgufError> {
+        let turn = self.turn(Turn::Inputs);
+        let matrix = self.matrix(&["token_embd.weight"], self.facts.hidden, turn)?;
+        self.lookup(matrix, "embedding");
+        Ok(Stream {
+            residual: "embedding".to_owned(),
+            addend: None,
+        })
+    }
+
+    /// The last norm, and logits for the positions that are left of the stream.
+    fn logits(&mut self, stream: Stream) -> Result<(), GgufError> {
+        let (mut normed, gain, _) = self.norm("output", stream, "output_norm.weight")?;
+        // The rows are few, and the vocabulary decides what is said: never by columns.
+        normed.is_normed = false;
+        let tied = self.file.tensor("output.weight").is_none();
+        let name = if tied {
+            "token_embd.weight"
+        } else {
+            "output.weight"
+        };
+        let turn = self.turn(Turn::Inputs);
+        let mut matrix = self.matrix(&[name], self.facts.hidden, turn)?;
+        if matrix.outputs() != self.facts.vocab_size {
+            let what = "an output matrix of another size than the embedding".to_owned();
+            return Err(GgufError::Unsupported { what });
+        }
+        matrix.gain = gain;
+        self.product(&mut normed, matrix, None, "logits");
+        let vocabulary = Size::Known(self.facts.vocab_size);
+        let shape = [Size::Named("batch"), Size::Named("kept"), vocabulary];
+        self.nodes.output("logits", DataType::Float, &shape);
+        for layer in 0..self.facts.layers {
+            self.cache(layer);
+        }
+        Ok(())
+    }
+
+    /// Adds what is still to be added and norms the sum. The gain comes back if it has to be folded
+    /// into the matrices that read the result; the last value is the new sum.
+    fn norm(
+        &mut self,
+        prefix: &str,
+        stream: Stream,
+        weight: &str,
+    ) -> Result<(Activation, Option<Vec<f32>>, String), GgufError> {
+        let gain = self.floats(weight, self.facts.hidden)?;
+        let (name, folded) = if self.basis.is_some() {
+            ("gain.one".to_owned(), Some(gain))
+        } else {
+            (self.vector(&format!("{prefix}.gain"), gain), None)
+        };
+        let output = format!("{prefix}.normed");
+        let epsilon = ("epsilon", Attribute::Float(self.facts.epsilon));
+        let Stream { residual, addend } = stream;
+        let sum = if let Some(addend) = addend {
+            let sum = format!("{prefix}.sum");
+            let inputs = [residual.as_str(), &addend, &name];
+            let outputs = [output.as_str(), "", "", &sum];
+            self.nodes.node(
+                (MS, "SkipSimplifiedLayerNormalization"),
+                &inputs,
+                &outputs,
+                &[epsilon],
+            );
+            sum
+        } else {
+            let attributes = [
+                epsilon,
+                ("axis", Attribute::Int(-1)),
+                ("stash_type", Attribute::Int(1)),
+            ];
+            let inputs = [residual.as_str(), &name];
+            self.nodes.node(
+                (ONNX, "SimplifiedLayerNormalization"),
+                &inputs,
+                &[&output],
+                &attributes,
+            );
+            residual
+        };
+        let is_normed = self.basis.is_some();
+        Ok((
+            Activation {
+                name: output,
+                is_normed,
+                quantised: None,
+            },
+            folded,
+            sum,
+        ))
+    }
+
+    fn cache(&mut self, layer: usize) {
+        let (kv_heads, head_dim) = (self.facts.kv_heads, self.facts.head_dim);
+        for part in ["key", "value"] {
+            let shape = |len| {
+                [
+                    Size::Named("batch"),
+                    Size::Known(kv_heads),
+                    Size::Named(len),
+                    Size::Known(head_dim),
+                ]
+            };
+            let past = format!("past_key_values.{layer}.{part}");
+            self.nodes.input(&past, DataType::Float, &shape("past"));
+            let present = format!("present.{layer}.{part}");
+            self.nodes
+                .output(&present, DataType::Float, &shape("present"));
+        }
+    }
+
+    /// Tensors of `inputs` columns each, one under the other.
+    fn matrix(&self, names: &[&str], inputs: usize, turn: Turn) -> Result<Matrix<'a>, GgufError> {
+        let mut parts = Vec::new();
+        for &name in names {
+            let missing = || GgufError::MissingTensor {
+                name: name.to_owned(),
+            };
+            let found = self.file.tensor(name).ok_or_else(missing)?;
+            let rows = found.shape.get(1).copied().unwrap_or(1);
+            let tensor = self.file.needed_tensor(name, &[inputs, rows])?.clone();
+            parts.push(Part {
+                tensor,
+                paired_head: None,
+            });
+        }
+        let basis = self.basis.clone();
+        Ok(Matrix {
+            file: self.file,
+            parts,
+            inputs,
+            gain: None,
+            basis,
+            turn,
+        })
+    }
+
+    /// A vector of any type, decoded.
+    fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {
+        let tensor = self.file.needed_tensor(name, &[len])?;
+        let mut values = vec![0.0; len];
+        decode(tensor.kind, self.file.data(tensor), &mut values);
+        Ok(values)
+    }
+}

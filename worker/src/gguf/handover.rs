@@ -1,0 +1,99 @@
+//! Makes the weights and hands them to ONNX Runtime with the graph.
+//!
+//! The worker calls [`BuiltGraph::commit`] once. Each weight is a file in memory under its own name,
+//! which ONNX Runtime copies from while it builds the session; the originals are gone when `commit`
+//! returns. What a kernel packs in another order ONNX Runtime frees itself.
+
+use std::{iter::repeat_n, num::NonZeroUsize, sync::Arc, sync::Mutex, thread};
+
+use ort::session::{Session, builder::SessionBuilder};
+
+use super::{
+    BuiltGraph, GgufError,
+    weights::{Piece, Slot},
+};
+
+impl BuiltGraph<'_> {
+    /// Makes the weights over `threads` threads and a session of graph and weights.
+    ///
+    /// `builder` carries the execution provider and everything else about the session. Blocks for
+    /// the whole load.
+    ///
+    /// # Errors
+    /// [`GgufError::HandOver`] if ONNX Runtime refuses a weight or the graph.
+    pub fn commit(
+        self,
+        mut builder: SessionBuilder,
+        threads: NonZeroUsize,
+    ) -> Result<Session, GgufError> {
+        let Self {
+            model_proto,
+            weights,
+        } = self;
+        let mut buffers: Vec<(Arc<[u8]>, Arc<[u8]>)> = weights
+            .iter()
+            .map(|weight| {
+                let second = weight.second.as_ref().map_or(0, Slot::bytes);
+                (zeros(weight.first.bytes()), zeros(second))
+            })
+            .collect();
+        let mut pieces: Vec<Piece<'_>> = Vec::new();
+        for (weight, (first, second)) in weights.iter().zip(&mut buffers) {
+            let unshared = "nobody else has seen the buffer yet";
+            let first = Arc::get_mut(first).expect(unshared);
+            pieces.extend(weight.pieces(first, Arc::get_mut(second).expect(unshared)));
+        }
+        run(pieces, threads);
+        for (weight, (first, second)) in weights.iter().zip(buffers) {
+            builder = add(builder, &weight.first, first)?;
+            if let Some(slot) = &weight.second {
+                builder = add(builder, slot, second)?;
+            }
+        }
+        builder
+            .commit_from_memory(&model_proto)
+            .map_err(|source| refused("graph", source))
+    }
+}
+
+fn zeros(len: usize) -> Arc<[u8]> {
+    repeat_n(0, len).collect()
+}
+
+fn add(
+    builder: SessionBuilder,
+    slot: &Slot,
+    bytes: Arc<[u8]>,
+) -> Result<SessionBuilder, GgufError> {
+    builder
+        .with_external_initializer_file_in_memory(&slot.name, bytes)
+        .map_err(|error| refused(&slot.name, error.into()))
+}
+
+fn refused(name: &str, source: ort::Error) -> GgufError {
+    GgufError::HandOver {
+        name: name.to_owned(),
+        source,
+    }
+}
+
+/// Runs every piece, the large ones first, so that the threads end at about the same time.
+fn run(mut pieces: Vec<Piece<'_>>, threads: NonZeroUsize) {
+    pieces.sort_by_key(|piece| piece.elements);
+    let queue = Mutex::new(pieces);
+    let work = || {
+        loop {
+            // A panic elsewhere poisons the queue; the scope passes it on, so this thread may stop.
+            let Ok(Some(piece)) = queue.lock().map(|mut queue| queue.pop()) else {
+                return;
+            };
+            (piece.run)();
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads.get() {
+            scope.spawn(work);
+        }
+        work();
+    });
+}
