@@ -174,7 +174,7 @@ impl<'a> Builder<'a> {
     fn logits(&mut self, stream: Stream) -> Result<(), GgufError> {
         let (mut normed, gain, _) = self.norm("output", stream, "output_norm.weight")?;
         // The rows are few, and the vocabulary decides what is said: never by columns.
-        normed.is_normed = false;
+        normed.is_even = false;
         let tied = self.file.tensor("output.weight").is_none();
         let name = if tied {
             "token_embd.weight"
@@ -241,16 +241,9 @@ impl<'a> Builder<'a> {
             );
             residual
         };
-        let is_normed = self.basis.is_some();
-        Ok((
-            Activation {
-                name: output,
-                is_normed,
-                quantised: None,
-            },
-            folded,
-            sum,
-        ))
+        let activation =
+            if folded.is_some() { Activation::even(output) } else { Activation::plain(output) };
+        Ok((activation, folded, sum))
     }
 
     fn cache(&mut self, layer: usize) {

@@ -18,16 +18,31 @@ use crate::gguf::{
 #[derive(Debug, Clone)]
 pub(super) struct Activation {
     pub(super) name: String,
-    /// Whether a norm without gain made it, so that its root mean square is one.
-    pub(super) is_normed: bool,
-    pub(super) quantised: Option<String>,
+    /// Whether it is in the basis in which no channel stands out, so that one scale for a row does.
+    pub(super) is_even: bool,
+    quantised: Option<Quantised>,
+}
+
+/// A value as `uint8` around 128, and each row's scale.
+#[derive(Debug, Clone)]
+struct Quantised {
+    q: String,
+    scales: String,
 }
 
 impl Activation {
     pub(super) fn plain(name: String) -> Self {
         Self {
             name,
-            is_normed: false,
+            is_even: false,
+            quantised: None,
+        }
+    }
+
+    pub(super) fn even(name: String) -> Self {
+        Self {
+            name,
+            is_even: true,
             quantised: None,
         }
     }
@@ -57,7 +72,7 @@ fn encoding(kind: GraphKind, matrix: &Matrix<'_>, input: &Activation) -> Encodin
         }
         GraphKind::Exact if every(&[TensorType::Q4_0]) => Encoding::Blocks4,
         GraphKind::Exact => Encoding::Blocks8,
-        GraphKind::Default if input.is_normed => Encoding::Columns8,
+        GraphKind::Default if input.is_even => Encoding::Columns8,
         GraphKind::Default => Encoding::Blocks8,
     }
 }
@@ -71,69 +86,90 @@ impl<'a> Builder<'a> {
         bias: Option<Vec<f32>>,
         output: &str,
     ) {
-        let (inputs, outputs) = (matrix.inputs, matrix.outputs());
-        let bias = bias.map(|values| self.vector(&format!("{output}.bias"), values));
-        let bias = bias.as_deref();
-        let q = format!("{output}.weight");
-        let scales = format!("{output}.scales");
-        match encoding(self.kind, &matrix, input) {
+        let encoding = encoding(self.kind, &matrix, input);
+        let Some(bias) = bias else {
+            return self.unbiased(encoding, input, matrix, output);
+        };
+        let product = format!("{output}.unbiased");
+        self.unbiased(encoding, input, matrix, &product);
+        let bias = self.vector(&format!("{output}.bias"), bias);
+        self.nodes
+            .node((ONNX, "Add"), &[&product, &bias], &[output], &[]);
+    }
+
+    fn unbiased(
+        &mut self,
+        encoding: Encoding,
+        input: &mut Activation,
+        matrix: Matrix<'a>,
+        output: &str,
+    ) {
+        match encoding {
             Encoding::Floats => {
-                let first = slot(&q, DataType::Float, vec![inputs, outputs]);
+                let name = format!("{output}.weight");
+                let shape = vec![matrix.inputs, matrix.outputs()];
+                let first = slot(&name, DataType::Float, shape);
                 self.weight(first, None, Work::Floats(matrix));
-                let product = bias.map(|_| format!("{output}.unbiased"));
-                let product = product.as_deref().unwrap_or(output);
                 self.nodes
-                    .node((ONNX, "MatMul"), &[&input.name, &q], &[product], &[]);
-                if let Some(bias) = bias {
-                    self.nodes
-                        .node((ONNX, "Add"), &[product, bias], &[output], &[]);
-                }
+                    .node((ONNX, "MatMul"), &[&input.name, &name], &[output], &[]);
             }
-            Encoding::Columns8 => {
-                let first = slot(&q, DataType::Int8, vec![inputs, outputs]);
-                let second = slot(&scales, DataType::Float, vec![outputs]);
-                self.weight(first, Some(second), Work::Columns8(matrix));
-                let quantised = self.quantised(input);
-                let mut names = vec![quantised.as_str(), &q, NORMED_SCALE, &scales, NORMED_ZERO];
-                names.extend(bias.map(|bias| ["", bias]).into_iter().flatten());
-                self.nodes
-                    .node((MS, "MatMulIntegerToFloat"), &names, &[output], &[]);
-            }
-            encoding @ (Encoding::Blocks8 | Encoding::Blocks4) => {
-                let bits = if encoding == Encoding::Blocks8 { 8 } else { 4 };
-                let blob = BLOCK * bits / 8;
-                let blocks = inputs / BLOCK;
-                let first = slot(&q, DataType::Uint8, vec![outputs, blocks, blob]);
-                let second = slot(&scales, DataType::Float, vec![outputs, blocks]);
-                let work = if bits == 8 {
-                    Work::Blocks8(matrix)
-                } else {
-                    Work::Blocks4(matrix)
-                };
-                self.weight(first, Some(second), work);
-                let mut names = vec![input.name.as_str(), &q, &scales];
-                names.extend(bias.map(|bias| ["", "", bias]).into_iter().flatten());
-                let attributes = [
-                    ("K", Attribute::Int(inputs as i64)),
-                    ("N", Attribute::Int(outputs as i64)),
-                    ("bits", Attribute::Int(bits as i64)),
-                    ("block_size", Attribute::Int(BLOCK as i64)),
-                    // Activations become int8 block by block: the kernel's fast path.
-                    ("accuracy_level", Attribute::Int(4)),
-                ];
-                self.nodes
-                    .node((MS, "MatMulNBits"), &names, &[output], &attributes);
-            }
+            Encoding::Columns8 => self.by_columns(input, matrix, output),
+            Encoding::Blocks8 => self.by_blocks(8, &input.name, matrix, output),
+            Encoding::Blocks4 => self.by_blocks(4, &input.name, matrix, output),
         }
+    }
+
+    /// An integer product; afterwards each row gets its scale back.
+    fn by_columns(&mut self, input: &mut Activation, matrix: Matrix<'a>, output: &str) {
+        let [q, scales, unscaled] =
+            ["weight", "scales", "unscaled"].map(|n| format!("{output}.{n}"));
+        let (inputs, outputs) = (matrix.inputs, matrix.outputs());
+        let first = slot(&q, DataType::Int8, vec![inputs, outputs]);
+        let second = slot(&scales, DataType::Float, vec![outputs]);
+        self.weight(first, Some(second), Work::Columns8(matrix));
+        let rows = self.quantised(input);
+        let names = [rows.q.as_str(), &q, ROW_SCALE_ONE, &scales, ROW_ZERO];
+        self.nodes
+            .node((MS, "MatMulIntegerToFloat"), &names, &[&unscaled], &[]);
+        self.nodes
+            .node((ONNX, "Mul"), &[&unscaled, &rows.scales], &[output], &[]);
+    }
+
+    fn by_blocks(&mut self, bits: usize, input: &str, matrix: Matrix<'a>, output: &str) {
+        let [q, scales] = ["weight", "scales"].map(|name| format!("{output}.{name}"));
+        let (inputs, outputs) = (matrix.inputs, matrix.outputs());
+        let (blocks, blob) = (inputs / BLOCK, BLOCK * bits / 8);
+        let first = slot(&q, DataType::Uint8, vec![outputs, blocks, blob]);
+        let second = slot(&scales, DataType::Float, vec![outputs, blocks]);
+        let work = if bits == 8 {
+            Work::Blocks8(matrix)
+        } else {
+            Work::Blocks4(matrix)
+        };
+        self.weight(first, Some(second), work);
+        let attributes = [
+            ("K", Attribute::Int(inputs as i64)),
+            ("N", Attribute::Int(outputs as i64)),
+            ("bits", Attribute::Int(bits as i64)),
+            ("block_size", Attribute::Int(BLOCK as i64)),
+            // Activations become int8 block by block: the kernel's fast path.
+            ("accuracy_level", Attribute::Int(4)),
+        ];
+        self.nodes.node(
+            (MS, "MatMulNBits"),
+            &[input, &q, &scales],
+            &[output],
+            &attributes,
+        );
     }
 
     /// Writes the lookup of `input_ids` in the embedding.
     pub(super) fn lookup(&mut self, matrix: Matrix<'a>, output: &str) {
         let (inputs, outputs) = (matrix.inputs, matrix.outputs());
-        let plain = Activation::plain(String::new());
+        let input = Activation::plain("input_ids".to_owned());
         let q = format!("{output}.weight");
         let scales = format!("{output}.scales");
-        if encoding(self.kind, &matrix, &plain) == Encoding::Floats {
+        if encoding(self.kind, &matrix, &input) == Encoding::Floats {
             let first = slot(&q, DataType::Float, vec![outputs, inputs]);
             self.weight(first, None, Work::Table(matrix));
             self.nodes
@@ -155,23 +191,43 @@ impl<'a> Builder<'a> {
     }
 
     /// The input as `uint8`, quantised once however many products read it.
-    fn quantised(&mut self, input: &mut Activation) -> String {
-        if let Some(name) = &input.quantised {
-            return name.clone();
+    ///
+    /// Row by row: with one scale for all of them a sequence's tokens would depend on who else is in
+    /// the batch.
+    fn quantised(&mut self, input: &mut Activation) -> Quantised {
+        if let Some(quantised) = &input.quantised {
+            return quantised.clone();
         }
-        let name = format!("{}.quantised", input.name);
-        let names = [input.name.as_str(), NORMED_SCALE, NORMED_ZERO];
-        self.nodes
-            .node((ONNX, "QuantizeLinear"), &names, &[&name], &[]);
-        input.quantised = Some(name.clone());
-        name
+        let names = ["size", "largest", "scale", "scaled", "quantised"];
+        let names = names.map(|name| format!("{}.{name}", input.name));
+        let [size, largest, scales, scaled, q] = names.each_ref().map(String::as_str);
+        let name = input.name.as_str();
+        let nodes = &mut self.nodes;
+        nodes.node((ONNX, "Abs"), &[name], &[size], &[]);
+        nodes.node((ONNX, "ReduceMax"), &[size, ROW_AXIS], &[largest], &[]);
+        nodes.node((ONNX, "Mul"), &[largest, ROW_STEP], &[scales], &[]);
+        nodes.node((ONNX, "Div"), &[name, scales], &[scaled], &[]);
+        nodes.node(
+            (ONNX, "QuantizeLinear"),
+            &[scaled, ROW_SCALE_ONE, ROW_ZERO],
+            &[q],
+            &[],
+        );
+        let quantised = Quantised {
+            q: q.to_owned(),
+            scales: scales.to_owned(),
+        };
+        input.quantised = Some(quantised.clone());
+        quantised
     }
 
     /// Writes the constants that quantised activations need.
     pub(super) fn quantisation_constants(&mut self) {
-        self.nodes.float(NORMED_SCALE, NORMED_LARGEST / 127.0);
+        self.nodes.float(ROW_SCALE_ONE, 1.0);
+        self.nodes.float(ROW_STEP, 1.0 / 127.0);
         self.nodes
-            .constant(NORMED_ZERO, DataType::Uint8, &[], vec![128]);
+            .constant(ROW_ZERO, DataType::Uint8, &[], vec![128]);
+        self.nodes.integers(ROW_AXIS, &[1], &[-1]);
     }
 
     pub(super) fn vector(&mut self, name: &str, values: Vec<f32>) -> String {
@@ -200,11 +256,10 @@ impl<'a> Builder<'a> {
     }
 }
 
-const NORMED_SCALE: &str = "normed.scale";
-const NORMED_ZERO: &str = "normed.zero";
-/// The largest element of a normed row that is kept whole. In the other basis such rows look like
-/// samples of a normal distribution with deviation one.
-const NORMED_LARGEST: f32 = 5.0;
+const ROW_AXIS: &str = "row.axis";
+const ROW_STEP: &str = "row.step";
+const ROW_SCALE_ONE: &str = "row.one";
+const ROW_ZERO: &str = "row.zero";
 
 pub(super) fn slot(name: &str, kind: DataType, shape: Vec<usize>) -> Slot {
     Slot {
