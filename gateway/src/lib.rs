@@ -1,3 +1,6 @@
 //! The gateway.
 
 #![forbid(unsafe_code)]
+
+pub mod keep_alive;
+pub mod fleet;

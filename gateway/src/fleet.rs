@@ -1,0 +1,3 @@
+//! fleet
+pub mod scheduler;
+pub mod worker;
