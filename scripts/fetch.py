@@ -107,10 +107,11 @@ def bring_runtime(home, pins, provider):
     pin = pins[provider]
     build = pin["platforms"].get(this_platform())
     if build is None:
-        there = ", ".join(pin["platforms"])
+        others = [each for each in pins if this_platform() in pins[each]["platforms"]]
         raise Failure(
             f"{pin['package']} {pin['version']} has no build for {this_platform()}, only for "
-            f"{there}: choose another --provider"
+            f"{', '.join(pin['platforms'])}: "
+            + (f"use --provider {' or '.join(others)}" if others else "nor has any other provider")
         )
     title = f"ONNX Runtime {pin['version']} ({provider})"
     place = runtime / f"onnxruntime-{pin['version']}-{provider}"
