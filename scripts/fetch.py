@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import filecmp
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -292,6 +294,11 @@ def unpacked(home, pin, tag, checksums, wanted):
 
 
 def download(home, pin, tag, kept):
+    if importlib.util.find_spec("pip") is None:
+        raise Failure(
+            f"{sys.executable} has no pip: install it (Debian: apt-get install python3-pip), "
+            "then run this again"
+        )
     requirement = f"{pin['package']}=={pin['version']}"
     say(f"{requirement}: downloading")
     with temporary_directory(home) as scratch:
@@ -316,8 +323,6 @@ def download(home, pin, tag, kept):
 
 def last_error(talk):
     errors = [line for line in (talk or "").splitlines() if line.startswith("ERROR: ")]
-    if not errors and "No module named pip" in (talk or ""):
-        return f" ({sys.executable} has no pip)"
     return f" ({errors[-1].removeprefix('ERROR: ').rstrip('.')})" if errors else ""
 
 
@@ -331,7 +336,7 @@ def extract(wheel, target, wanted):
                     shutil.copyfileobj(source, sink, 1 << 20)
                 mode = member.external_attr >> 16 & 0o755
                 out.chmod(mode or 0o644)
-    except (zipfile.BadZipFile, EOFError, zipfile.zlib.error) as damage:
+    except (zipfile.BadZipFile, EOFError, zlib.error) as damage:
         return str(damage) or type(damage).__name__
     return None
 
