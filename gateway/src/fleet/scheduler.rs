@@ -222,7 +222,12 @@ impl Scheduler {
     /// A fleet without workers.
     #[must_use]
     pub fn new(rules: Rules) -> Self {
-        Self { rules, models: BTreeMap::new(), workers_started: 0, draining_until: None }
+        Self {
+            rules,
+            models: BTreeMap::new(),
+            workers_started: 0,
+            draining_until: None,
+        }
     }
 
     /// Decides. Effects are to be carried out in their order.
@@ -235,8 +240,16 @@ impl Scheduler {
             effects: Vec::new(),
         };
         match event {
-            Event::Acquire { model, ticket, keep_alive, fingerprint } => {
-                let entry = self.models.entry(model.clone()).or_insert_with(|| Model::new(model));
+            Event::Acquire {
+                model,
+                ticket,
+                keep_alive,
+                fingerprint,
+            } => {
+                let entry = self
+                    .models
+                    .entry(model.clone())
+                    .or_insert_with(|| Model::new(model));
                 entry.acquire(ticket, keep_alive, fingerprint, &mut step);
             }
             Event::Leave { model, ticket } => {
@@ -251,10 +264,14 @@ impl Scheduler {
             }
             Event::Drain { until } => {
                 // A second order may only bring the end nearer.
-                let until = self.draining_until.map_or(until, |before| before.min(until));
+                let until = self
+                    .draining_until
+                    .map_or(until, |before| before.min(until));
                 self.draining_until = Some(until);
                 step.draining = true;
-                self.models.values_mut().for_each(|entry| entry.drain(until, &mut step));
+                self.models
+                    .values_mut()
+                    .for_each(|entry| entry.drain(until, &mut step));
             }
             Event::Tick => {
                 let drain_over = self.draining_until.filter(|until| *until <= now);
@@ -265,7 +282,12 @@ impl Scheduler {
                     }
                 }
             }
-            Event::LoadProgress { model, worker, stage, fraction } => {
+            Event::LoadProgress {
+                model,
+                worker,
+                stage,
+                fraction,
+            } => {
                 if let Some(entry) = own(&mut self.models, &model, worker) {
                     entry.load_progress(stage, fraction, &step);
                 }
@@ -275,17 +297,29 @@ impl Scheduler {
                     entry.progress(&step);
                 }
             }
-            Event::Ready { model, worker, slots } => {
+            Event::Ready {
+                model,
+                worker,
+                slots,
+            } => {
                 if let Some(entry) = own(&mut self.models, &model, worker) {
                     entry.ready(slots, &mut step);
                 }
             }
-            Event::Failed { model, worker, failure } => {
+            Event::Failed {
+                model,
+                worker,
+                failure,
+            } => {
                 if let Some(entry) = own(&mut self.models, &model, worker) {
                     entry.failed(failure, &mut step);
                 }
             }
-            Event::Exited { model, worker, exit } => {
+            Event::Exited {
+                model,
+                worker,
+                exit,
+            } => {
                 if let Some(entry) = own(&mut self.models, &model, worker) {
                     entry.exited(exit, &mut step);
                 }
@@ -297,10 +331,15 @@ impl Scheduler {
     /// When [`Event::Tick`] is due next; `None` is never.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let of_models = self.models.values().filter_map(|model| model.next_deadline(self.rules.queue_timeout));
+        let of_models = self
+            .models
+            .values()
+            .filter_map(|model| model.next_deadline(self.rules.queue_timeout));
         // Once the drain's deadline has passed nothing waits for it any more.
         let of_drain = self.draining_until.filter(|_| {
-            self.models.values().any(|m| matches!(m.state(), Some(WorkerState::Busy { .. })))
+            self.models
+                .values()
+                .any(|m| matches!(m.state(), Some(WorkerState::Busy { .. })))
         });
         of_models.chain(of_drain).min()
     }
@@ -308,12 +347,16 @@ impl Scheduler {
     /// Whether no worker process is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.models.values().all(|model| model.state().and_then(WorkerState::worker).is_none())
+        self.models
+            .values()
+            .all(|model| model.state().and_then(WorkerState::worker).is_none())
     }
 
     /// What there is to tell about every model that was ever asked for, by name.
     pub fn view(&self) -> impl Iterator<Item = ModelView> {
-        self.models.values().map(|model| ModelView::of(model, &self.rules))
+        self.models
+            .values()
+            .map(|model| ModelView::of(model, &self.rules))
     }
 }
 

@@ -80,7 +80,13 @@ impl Model {
         let waiting = self.queue.len();
         if waiting >= step.rules.queue_max && !self.has_free_slot() {
             let retry_after = self.service.wait_at(waiting, self.slots());
-            return step.refuse(ticket, Refusal::QueueFull { waiting, retry_after });
+            return step.refuse(
+                ticket,
+                Refusal::QueueFull {
+                    waiting,
+                    retry_after,
+                },
+            );
         }
         self.fingerprint = fingerprint;
         if self.queue.is_empty() && matches!(self.state, Some(WorkerState::Stopping { .. })) {
@@ -113,12 +119,18 @@ impl Model {
                 let worker = worker.id;
                 self.stop(worker, StopReason::Unloaded, step);
             }
-            (Some(WorkerState::Starting { .. } | WorkerState::Busy { .. }), UnloadMode::WhenIdle) => {
+            (
+                Some(WorkerState::Starting { .. } | WorkerState::Busy { .. }),
+                UnloadMode::WhenIdle,
+            ) => {
                 self.keep_alive = Some(KeepAlive::For(Duration::ZERO));
             }
             (
                 Some(WorkerState::Starting { worker, .. })
-                | Some(WorkerState::Busy { worker: ReadyWorker { id: worker, .. }, .. }),
+                | Some(WorkerState::Busy {
+                    worker: ReadyWorker { id: worker, .. },
+                    ..
+                }),
                 UnloadMode::Force,
             ) => {
                 let worker = *worker;
@@ -137,7 +149,9 @@ impl Model {
             Some(WorkerState::Idle { worker, .. }) => worker.id,
             Some(WorkerState::Busy { worker, .. }) if until <= step.now => worker.id,
             Some(
-                WorkerState::Busy { .. } | WorkerState::Stopping { .. } | WorkerState::Failed { .. },
+                WorkerState::Busy { .. }
+                | WorkerState::Stopping { .. }
+                | WorkerState::Failed { .. },
             )
             | None => return,
         };
@@ -147,7 +161,12 @@ impl Model {
     // === News of the worker ===
 
     pub(super) fn load_progress(&mut self, stage: LoadStage, fraction: f32, step: &Step<'_>) {
-        if let Some(WorkerState::Starting { stalls_at, progress, .. }) = &mut self.state {
+        if let Some(WorkerState::Starting {
+            stalls_at,
+            progress,
+            ..
+        }) = &mut self.state
+        {
             *progress = Some((stage, fraction.clamp(0.0, 1.0)));
             *stalls_at = step.now + step.rules.load_stall_timeout;
         }
@@ -161,8 +180,17 @@ impl Model {
 
     pub(super) fn ready(&mut self, slots: usize, step: &mut Step<'_>) {
         if let Some(WorkerState::Starting { worker, .. }) = self.state {
-            let worker = ReadyWorker { id: worker, slots: slots.max(1), since: step.now };
-            self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
+            let worker = ReadyWorker {
+                id: worker,
+                slots: slots.max(1),
+                since: step.now,
+            };
+            self.settle(
+                worker,
+                BTreeMap::new(),
+                step.now + step.rules.hang_timeout,
+                step,
+            );
         }
     }
 
@@ -184,7 +212,9 @@ impl Model {
     }
 
     pub(super) fn exited(&mut self, exit: ProcessExit, step: &mut Step<'_>) {
-        let Some(state) = self.state.take() else { return };
+        let Some(state) = self.state.take() else {
+            return;
+        };
         let Some(worker) = state.worker() else { return };
         let reason = match state {
             WorkerState::Stopping { reason, .. } => reason,
@@ -199,7 +229,11 @@ impl Model {
             }
             WorkerState::Failed { .. } => return,
         };
-        step.effects.push(Effect::Gone { model: self.name.clone(), worker, reason: reason.clone() });
+        step.effects.push(Effect::Gone {
+            model: self.name.clone(),
+            worker,
+            reason: reason.clone(),
+        });
         match reason {
             StopReason::Failed(failure) => self.back_off(failure, step),
             StopReason::Expired | StopReason::Unloaded | StopReason::Drained => {
@@ -244,7 +278,9 @@ impl Model {
                 let worker = worker.id;
                 self.stop(worker, StopReason::Expired, step);
             }
-            WorkerState::Stopping { worker, kill_at, .. } => {
+            WorkerState::Stopping {
+                worker, kill_at, ..
+            } => {
                 step.effects.push(Effect::Kill { worker: *worker });
                 *kill_at = None;
             }
@@ -256,7 +292,9 @@ impl Model {
     }
 
     fn refuse_the_overdue(&mut self, step: &mut Step<'_>) {
-        let Some(since) = step.now.checked_sub(step.rules.queue_timeout) else { return };
+        let Some(since) = step.now.checked_sub(step.rules.queue_timeout) else {
+            return;
+        };
         let reason = match self.state {
             Some(WorkerState::Starting { .. }) => "the model is still loading",
             Some(WorkerState::Stopping { .. }) => "the model's last worker has not ended yet",
@@ -276,9 +314,18 @@ impl Model {
         match self.state.take() {
             None => self.start_if_wanted(step),
             Some(WorkerState::Idle { worker, .. }) => {
-                self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
+                self.settle(
+                    worker,
+                    BTreeMap::new(),
+                    step.now + step.rules.hang_timeout,
+                    step,
+                );
             }
-            Some(WorkerState::Busy { worker, leases, stalls_at }) => {
+            Some(WorkerState::Busy {
+                worker,
+                leases,
+                stalls_at,
+            }) => {
                 self.settle(worker, leases, stalls_at, step);
             }
             waiting @ Some(
@@ -294,7 +341,10 @@ impl Model {
             return;
         }
         let worker = step.next_worker();
-        step.effects.push(Effect::Spawn { model: self.name.clone(), worker });
+        step.effects.push(Effect::Spawn {
+            model: self.name.clone(),
+            worker,
+        });
         if self.failures_in_a_row > 0 {
             self.restarts += 1;
         }
@@ -315,13 +365,22 @@ impl Model {
         step: &mut Step<'_>,
     ) {
         while leases.len() < worker.slots {
-            let Some(ticket) = self.queue.pop() else { break };
+            let Some(ticket) = self.queue.pop() else {
+                break;
+            };
             leases.insert(ticket, step.now);
-            step.effects.push(Effect::Grant { ticket, worker: worker.id });
+            step.effects.push(Effect::Grant {
+                ticket,
+                worker: worker.id,
+            });
         }
         let keep_alive = self.keep_alive.unwrap_or(step.rules.keep_alive);
         if !leases.is_empty() {
-            self.state = Some(WorkerState::Busy { worker, leases, stalls_at });
+            self.state = Some(WorkerState::Busy {
+                worker,
+                leases,
+                stalls_at,
+            });
         } else if step.draining {
             self.stop(worker.id, StopReason::Drained, step);
         } else if keep_alive.is_zero() {
@@ -347,7 +406,11 @@ impl Model {
             step.effects.push(Effect::Terminate { worker });
             Some(step.now + step.rules.grace_period)
         };
-        self.state = Some(WorkerState::Stopping { worker, reason, kill_at });
+        self.state = Some(WorkerState::Stopping {
+            worker,
+            reason,
+            kill_at,
+        });
     }
 
     // === Failure ===
@@ -370,7 +433,9 @@ impl Model {
 
     /// Ends a backoff that is over, or whose cause may be gone because the files have changed.
     fn forgive(&mut self, fingerprint: &str, now: Instant) {
-        let Some(WorkerState::Failed { retry }) = &self.state else { return };
+        let Some(WorkerState::Failed { retry }) = &self.state else {
+            return;
+        };
         let files_changed = self.fingerprint != fingerprint;
         if files_changed {
             self.failures_in_a_row = 0;
@@ -382,12 +447,16 @@ impl Model {
     }
 
     fn refusal_while_failed(&self, now: Instant) -> Option<Refusal> {
-        let Some(WorkerState::Failed { retry }) = &self.state else { return None };
+        let Some(WorkerState::Failed { retry }) = &self.state else {
+            return None;
+        };
         let failure = self.last_failure.clone()?;
         Some(match retry {
             Retry::At(at) => Refusal::BackingOff {
                 failure,
-                retry_after: at.saturating_duration_since(now).max(Duration::from_secs(1)),
+                retry_after: at
+                    .saturating_duration_since(now)
+                    .max(Duration::from_secs(1)),
             },
             Retry::WhenFilesChange(_) => Refusal::LoadFailed(failure),
         })
@@ -407,7 +476,9 @@ impl Model {
 
     fn slots(&self) -> usize {
         match &self.state {
-            Some(WorkerState::Busy { worker, .. } | WorkerState::Idle { worker, .. }) => worker.slots,
+            Some(WorkerState::Busy { worker, .. } | WorkerState::Idle { worker, .. }) => {
+                worker.slots
+            }
             Some(
                 WorkerState::Starting { .. }
                 | WorkerState::Stopping { .. }
