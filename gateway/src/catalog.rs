@@ -65,10 +65,7 @@ impl Catalog {
     /// A catalogue of `root`, which need not exist yet.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self {
-            root,
-            last: Mutex::new(None),
-        }
+        Self { root, last: Mutex::new(None) }
     }
 
     /// Where models are looked for.
@@ -218,10 +215,7 @@ fn digest(files: &[(std::ffi::OsString, Metadata)]) -> String {
         let nanoseconds = modified(found).map_or(0, |time| time.as_nanosecond());
         hash.update(format!("\0{}\0{nanoseconds}\n", found.len()));
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -283,9 +277,6 @@ mod tests {
         let path = put_model(elsewhere.path(), "real");
         std::os::unix::fs::symlink(&path, root.path().join("linked")).unwrap();
         let models = scan(root.path());
-        assert_eq!(
-            models[&"linked".parse().unwrap()].path,
-            path.canonicalize().unwrap()
-        );
+        assert_eq!(models[&"linked".parse().unwrap()].path, path.canonicalize().unwrap());
     }
 }

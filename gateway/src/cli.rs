@@ -39,11 +39,8 @@ struct Failure {
 }
 
 impl Failure {
-    fn new(exit: Exit, message: impl ToString) -> Self {
-        Self {
-            exit,
-            message: message.to_string(),
-        }
+    fn new(exit: Exit, message: impl std::fmt::Display) -> Self {
+        Self { exit, message: message.to_string() }
     }
 }
 
@@ -120,10 +117,7 @@ fn as_client(command: impl Future<Output = Result<(), Failure>>) -> Result<(), F
         .block_on(command)
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "this is how a command says that it failed"
-)]
+#[expect(clippy::print_stderr, reason = "this is how a command says that it failed")]
 fn complain(message: &str) {
     eprintln!("hearth: {message}");
 }

@@ -118,12 +118,8 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    fn value(key: &'static str, message: impl ToString) -> Self {
-        Self::Value {
-            key,
-            variable: keys::variable(key),
-            message: message.to_string(),
-        }
+    fn value(key: &'static str, message: impl std::fmt::Display) -> Self {
+        Self::Value { key, variable: keys::variable(key), message: message.to_string() }
     }
 }
 
@@ -132,10 +128,7 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The real environment.
 #[must_use]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that reads the environment"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 pub fn process_environment(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
@@ -189,25 +182,19 @@ fn home(environment: Environment<'_>) -> Result<PathBuf, ConfigError> {
         directory("XDG_DATA_HOME")
             .or_else(|| directory("HOME").map(|home| home.join(".local/share")))
     };
-    data.map(|data| data.join("hearth"))
-        .ok_or(ConfigError::NoHome)
+    data.map(|data| data.join("hearth")).ok_or(ConfigError::NoHome)
 }
 
 fn read_table(path: &Path, required: bool) -> Result<toml::Table, ConfigError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => text
-            .parse()
-            .map_err(|error: toml::de::Error| ConfigError::Parse {
-                origin: path.display().to_string(),
-                message: error.to_string(),
-            }),
+        Ok(text) => text.parse().map_err(|error: toml::de::Error| ConfigError::Parse {
+            origin: path.display().to_string(),
+            message: error.to_string(),
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
             Ok(toml::Table::new())
         }
-        Err(source) => Err(ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
     }
 }
 
@@ -217,20 +204,15 @@ fn check(
     environment: Environment<'_>,
 ) -> Result<Config, ConfigError> {
     let host = match &raw.host {
-        Some(text) => text
-            .parse()
-            .map_err(|error| ConfigError::value("host", error))?,
+        Some(text) => text.parse().map_err(|error| ConfigError::value("host", error))?,
         None => Listen::default(),
     };
     let keep_alive = match &raw.keep_alive {
-        Some(text) => text
-            .parse()
-            .map_err(|error| ConfigError::value("keep_alive", error))?,
+        Some(text) => text.parse().map_err(|error| ConfigError::value("keep_alive", error))?,
         None => KeepAlive::For(Duration::from_secs(5 * 60)),
     };
-    let runtime_library = raw
-        .runtime_library
-        .unwrap_or_else(|| home.join("runtime").join(default_library()));
+    let runtime_library =
+        raw.runtime_library.unwrap_or_else(|| home.join("runtime").join(default_library()));
     Ok(Config {
         host,
         api_key: raw.api_key.map(api_key).transpose()?,
@@ -249,11 +231,7 @@ fn check(
         drain_timeout: duration("drain_timeout", raw.drain_timeout.as_deref(), 30)?,
         max_connections: raw.max_connections.map_or(Ok(1024), |given| {
             let refused = || ConfigError::value("max_connections", "at least 1, at most 4096");
-            if (1..=4096).contains(&given) {
-                Ok(given)
-            } else {
-                Err(refused())
-            }
+            if (1..=4096).contains(&given) { Ok(given) } else { Err(refused()) }
         })?,
         runtime_library,
         worker: raw.worker.map_or_else(default_worker, Ok)?,
@@ -268,17 +246,9 @@ fn check(
 
 fn api_key(text: String) -> Result<ApiKey, ConfigError> {
     let usable = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
-    let refused = || {
-        ConfigError::value(
-            "api_key",
-            "must be printable ASCII without spaces, and not empty",
-        )
-    };
-    if usable {
-        Ok(ApiKey(text))
-    } else {
-        Err(refused())
-    }
+    let refused =
+        || ConfigError::value("api_key", "must be printable ASCII without spaces, and not empty");
+    if usable { Ok(ApiKey(text)) } else { Err(refused()) }
 }
 
 fn duration(

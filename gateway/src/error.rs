@@ -98,10 +98,7 @@ pub enum ApiError {
 
 fn describe(failure: &RequestFailure) -> String {
     match failure {
-        RequestFailure::ContextOverflow {
-            prompt_tokens,
-            context_length,
-        } => format!(
+        RequestFailure::ContextOverflow { prompt_tokens, context_length } => format!(
             "the prompt has {prompt_tokens} tokens, but this model's context takes \
              {context_length}, answer included; shorten the messages"
         ),
@@ -121,10 +118,7 @@ impl ApiError {
     /// A field that is wrong.
     #[must_use]
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Invalid {
-            message: message.into(),
-            param: Some(param.into()),
-        }
+        Self::Invalid { message: message.into(), param: Some(param.into()) }
     }
 
     /// The HTTP status.
@@ -227,10 +221,7 @@ impl ApiError {
     #[must_use]
     pub fn should_retry(&self) -> Option<bool> {
         match self {
-            Self::Refused {
-                refusal: Refusal::LoadFailed(failure),
-                ..
-            } => Some(!failure.repeats()),
+            Self::Refused { refusal: Refusal::LoadFailed(failure), .. } => Some(!failure.repeats()),
             _ => None,
         }
     }
@@ -272,14 +263,8 @@ mod tests {
 
     #[test]
     fn a_full_queue_is_a_rate_limit_with_all_four_keys() {
-        let refusal = Refusal::QueueFull {
-            waiting: 3,
-            retry_after: Duration::from_secs(7),
-        };
-        let error = ApiError::Refused {
-            model: "m".parse().unwrap(),
-            refusal,
-        };
+        let refusal = Refusal::QueueFull { waiting: 3, retry_after: Duration::from_secs(7) };
+        let error = ApiError::Refused { model: "m".parse().unwrap(), refusal };
         assert_eq!(error.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
         assert_eq!(
@@ -295,9 +280,7 @@ mod tests {
 
     #[test]
     fn what_an_engine_says_stays_inside() {
-        let failure = RequestFailure::Engine {
-            message: "canary at 0x1234".to_owned(),
-        };
+        let failure = RequestFailure::Engine { message: "canary at 0x1234".to_owned() };
         let error = ApiError::Worker(failure);
         assert_eq!(error.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!error.openai_body().to_string().contains("canary"));
@@ -305,17 +288,11 @@ mod tests {
 
     #[test]
     fn the_counts_of_an_overflow_are_told() {
-        let failure = RequestFailure::ContextOverflow {
-            prompt_tokens: 900,
-            context_length: 512,
-        };
+        let failure = RequestFailure::ContextOverflow { prompt_tokens: 900, context_length: 512 };
         let body = ApiError::Worker(failure).openai_body();
         assert_eq!(body["error"]["code"], "context_length_exceeded");
         assert_eq!(body["error"]["param"], "messages");
         let message = body["error"]["message"].as_str().unwrap();
-        assert!(
-            message.contains("900") && message.contains("512"),
-            "{message}"
-        );
+        assert!(message.contains("900") && message.contains("512"), "{message}");
     }
 }

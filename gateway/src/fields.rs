@@ -66,10 +66,7 @@ impl<'a> Fields<'a> {
 
     fn wrong(&self, name: &str, expected: &str, found: &Value) -> ApiError {
         let path = self.path(name);
-        ApiError::invalid(
-            &path,
-            format!("`{path}` must be {expected}, not {}", kind_of(found)),
-        )
+        ApiError::invalid(&path, format!("`{path}` must be {expected}, not {}", kind_of(found)))
     }
 
     /// # Errors
@@ -98,9 +95,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        let number = value
-            .as_f64()
-            .ok_or_else(|| self.wrong(name, "a number", value))?;
+        let number = value.as_f64().ok_or_else(|| self.wrong(name, "a number", value))?;
         if !range.contains(&number) {
             let path = self.path(name);
             let message = format!(
@@ -123,15 +118,11 @@ impl<'a> Fields<'a> {
             return Ok(None);
         };
         let whole = value.as_i64().or_else(|| {
-            let number = value
-                .as_f64()
-                .filter(|n| n.fract() == 0.0 && n.abs() < 9e15)?;
+            let number = value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9e15)?;
             #[expect(clippy::cast_possible_truncation, reason = "whole and far below 2^63")]
             Some(number as i64)
         });
-        whole
-            .map(Some)
-            .ok_or_else(|| self.wrong(name, "a whole number", value))
+        whole.map(Some).ok_or_else(|| self.wrong(name, "a whole number", value))
     }
 
     /// A number of things. Negative is "no limit" to clients that can't leave a field out.
@@ -140,9 +131,7 @@ impl<'a> Fields<'a> {
     /// [`ApiError::Invalid`] for anything but a whole number.
     pub fn count(&self, name: &str) -> Result<Option<u32>, ApiError> {
         let whole = self.integer(name)?;
-        Ok(whole
-            .filter(|n| *n >= 0)
-            .map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
+        Ok(whole.filter(|n| *n >= 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
     }
 
     /// One string or an array of strings.
@@ -165,10 +154,7 @@ impl<'a> Fields<'a> {
         };
         if texts.len() > max {
             let path = self.path(name);
-            let message = format!(
-                "`{path}` may hold at most {max} strings, not {}",
-                texts.len()
-            );
+            let message = format!("`{path}` may hold at most {max} strings, not {}", texts.len());
             return Err(ApiError::invalid(&path, message));
         }
         Ok(texts)
@@ -235,10 +221,7 @@ mod tests {
         assert_eq!(with(json!(16.0), |f| f.count("f")), Ok(Some(16)));
         assert_eq!(with(json!(-1), |f| f.count("f")), Ok(None));
         assert_eq!(with(json!(1e12), |f| f.count("f")), Ok(Some(u32::MAX)));
-        assert_eq!(
-            with(json!("x"), |f| f.texts("f", 4)),
-            Ok(vec!["x".to_owned()])
-        );
+        assert_eq!(with(json!("x"), |f| f.texts("f", 4)), Ok(vec!["x".to_owned()]));
     }
 
     #[test]
@@ -247,10 +230,7 @@ mod tests {
         assert_eq!(number(json!("hot")), "`f` must be a number, not a string");
         assert_eq!(number(json!(2.5)), "`f` must be between 0 and 2, not 2.5");
         let count = |value| with(value, |f| f.count("f")).unwrap_err();
-        assert_eq!(
-            count(json!(1.5)),
-            "`f` must be a whole number, not a number"
-        );
+        assert_eq!(count(json!(1.5)), "`f` must be a whole number, not a number");
         assert_eq!(
             with(json!(["a", 1]), |f| f.texts("f", 4)).unwrap_err(),
             "`f` must be a string or an array of strings, not a number"

@@ -31,7 +31,7 @@ use self::life::{Life, ORDERS_MAX, Order, Report};
 use self::link::Link;
 pub use self::link::{GenerateBody, Loss, Replies, Reply, SendError};
 use self::place::Place;
-use self::scheduler::{Effect, Event, Scheduler};
+use self::scheduler::{Effect, Event, Scheduler, WorkerNews};
 pub use self::scheduler::{Refusal, Rules, UnloadMode};
 use self::status::{Snapshot, WorkerFacts};
 use self::worker::{TicketId, WorkerId};
@@ -123,14 +123,7 @@ impl Fleet {
             metrics: FleetMetrics,
             draining: false,
         };
-        Ok((
-            Self {
-                commands,
-                snapshot,
-                tickets: Arc::default(),
-            },
-            task,
-        ))
+        Ok((Self { commands, snapshot, tickets: Arc::default() }, task))
     }
 
     /// Waits for the right to send one request to the model's worker, starting it if need be.
@@ -146,35 +139,22 @@ impl Fleet {
         keep_alive: Option<KeepAlive>,
     ) -> Result<Lease, Refusal> {
         let ticket = TicketId(self.tickets.fetch_add(1, Ordering::Relaxed));
-        let leave = self
-            .commands
-            .clone()
-            .reserve_owned()
-            .await
-            .map_err(|_| Refusal::Draining)?;
+        let leave =
+            self.commands.clone().reserve_owned().await.map_err(|_ended| Refusal::Draining)?;
         let place = Place::new(model.name.clone(), ticket, leave);
         let (answer, granted) = oneshot::channel();
         let model = Arc::clone(model);
         self.commands
-            .send(Command::Acquire {
-                model,
-                ticket,
-                keep_alive,
-                answer,
-            })
+            .send(Command::Acquire { model, ticket, keep_alive, answer })
             .await
-            .map_err(|_| Refusal::Draining)?;
-        let link = granted.await.map_err(|_| Refusal::Draining)??;
+            .map_err(|_ended| Refusal::Draining)?;
+        let link = granted.await.map_err(|_ended| Refusal::Draining)??;
         Ok(Lease { link, place })
     }
 
     /// Asks the model's worker to leave; does not wait until it has.
     pub async fn unload(&self, model: &ModelName, mode: UnloadMode) {
-        self.order(Event::Unload {
-            model: model.clone(),
-            mode,
-        })
-        .await;
+        self.order(Event::Unload { model: model.clone(), mode }).await;
     }
 
     /// Takes no more requests, and stops what still runs at `until`. The task ends when the last
@@ -257,22 +237,12 @@ impl FleetTask {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Acquire {
-                model,
-                ticket,
-                keep_alive,
-                answer,
-            } => {
+            Command::Acquire { model, ticket, keep_alive, answer } => {
                 self.pending.insert(ticket, answer);
                 let fingerprint = model.digest.clone();
                 let name = model.name.clone();
                 self.models.insert(name.clone(), model);
-                self.give(Event::Acquire {
-                    model: name,
-                    ticket,
-                    keep_alive,
-                    fingerprint,
-                });
+                self.give(Event::Acquire { model: name, ticket, keep_alive, fingerprint });
             }
             Command::Event(event) => {
                 self.draining |= matches!(event, Event::Drain { .. });
@@ -287,11 +257,10 @@ impl FleetTask {
     fn hear(&mut self, report: Report) {
         match report {
             Report::Event(event) => {
-                if let Event::Ready { worker, .. } = &event
+                if let Event::Worker { worker, news: WorkerNews::Ready { .. }, .. } = &event
                     && let Some(crew) = self.crew.get(worker)
                 {
-                    self.metrics
-                        .loaded(&crew.model.name, crew.spawned.elapsed());
+                    self.metrics.loaded(&crew.model.name, crew.spawned.elapsed());
                 }
                 self.give(event);
             }
@@ -303,11 +272,7 @@ impl FleetTask {
             Report::Loaded { worker, link, card } => {
                 if let Some(crew) = self.crew.get_mut(&worker) {
                     let at = jiff::Timestamp::now();
-                    crew.loaded = Some(Loaded {
-                        link,
-                        card: Arc::new(*card),
-                        at,
-                    });
+                    crew.loaded = Some(Loaded { link, card: Arc::new(*card), at });
                 }
             }
         }
@@ -337,11 +302,7 @@ impl FleetTask {
                     drop(answer.send(Err(refusal)));
                 }
             }
-            Effect::Gone {
-                model,
-                worker,
-                reason,
-            } => {
+            Effect::Gone { model, worker, reason } => {
                 self.crew.remove(&worker);
                 self.metrics.exited(&model, reason.label());
                 match reason {
@@ -359,11 +320,8 @@ impl FleetTask {
     }
 
     fn spawn(&mut self, name: &ModelName, worker: WorkerId) {
-        let model = Arc::clone(
-            self.models
-                .get(name)
-                .expect("only models that were asked for start"),
-        );
+        let model =
+            Arc::clone(self.models.get(name).expect("only models that were asked for start"));
         let (orders, inbox) = mpsc::channel(ORDERS_MAX);
         let spec = LoadSpec {
             model_path: model.path.to_string_lossy().into_owned(),
@@ -383,16 +341,7 @@ impl FleetTask {
         tracing::info!(model = %name, worker = %worker, "starting a worker");
         self.metrics.spawned(name);
         let spawned = Instant::now();
-        self.crew.insert(
-            worker,
-            Crew {
-                model,
-                orders,
-                spawned,
-                pid: None,
-                loaded: None,
-            },
-        );
+        self.crew.insert(worker, Crew { model, orders, spawned, pid: None, loaded: None });
         self.lives.spawn(life.live());
     }
 
@@ -413,22 +362,11 @@ impl FleetTask {
             })
         };
         let models = self.scheduler.view().map(|view| {
-            let facts = view
-                .phase
-                .as_ref()
-                .and_then(|phase| phase.worker)
-                .and_then(facts);
+            let facts = view.phase.as_ref().and_then(|phase| phase.worker).and_then(facts);
             let entry = Arc::clone(self.models.get(&view.name).expect("it was asked for"));
-            status::ModelStatus {
-                view,
-                model: entry,
-                worker: facts.unwrap_or_default(),
-            }
+            status::ModelStatus { view, model: entry, worker: facts.unwrap_or_default() }
         });
-        let snapshot = Snapshot {
-            models: models.collect(),
-            draining: self.draining,
-        };
+        let snapshot = Snapshot { models: models.collect(), draining: self.draining };
         self.publisher.send_replace(Arc::new(snapshot));
     }
 }

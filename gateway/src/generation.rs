@@ -56,17 +56,11 @@ pub async fn find_model(catalog: &Catalog, written: &str) -> Result<Arc<Model>, 
     let models = catalog.models().await;
     let names: Vec<&str> = models.keys().take(8).map(ModelName::as_str).collect();
     let hint = if names.is_empty() {
-        format!(
-            "there are no models yet; put one into {}",
-            catalog.root().display()
-        )
+        format!("there are no models yet; put one into {}", catalog.root().display())
     } else {
         format!("there is {}", names.join(", "))
     };
-    let name = written
-        .chars()
-        .take(hearth_shared::ids::MODEL_NAME_BYTES_MAX)
-        .collect();
+    let name = written.chars().take(hearth_shared::ids::MODEL_NAME_BYTES_MAX).collect();
     Err(ApiError::UnknownModel { name, hint })
 }
 
@@ -95,11 +89,7 @@ impl Generation {
             attempt = try_once(fleet, model, keep_alive, body, &meter).await;
         }
         match attempt {
-            Ok((replies, first)) => Ok(Self {
-                replies,
-                first: Some(first),
-                meter,
-            }),
+            Ok((replies, first)) => Ok(Self { replies, first: Some(first), meter }),
             Err(error) => meter.check(Err(error)),
         }
     }
@@ -114,16 +104,10 @@ impl Generation {
             None => next_news(&mut self.replies).await,
         };
         match news {
-            Ok(News {
-                text,
-                tokens,
-                finish,
-                ..
-            }) => {
+            Ok(News { text, tokens, finish, .. }) => {
                 self.meter.tokens(tokens);
                 if let Some(finish) = &finish {
-                    self.meter
-                        .finished(finish.prompt_tokens, finish.completion_tokens);
+                    self.meter.finished(finish.prompt_tokens, finish.completion_tokens);
                 }
                 Ok(Piece { text, finish })
             }
@@ -161,10 +145,8 @@ async fn try_once(
     meter: &RequestMeter,
 ) -> Result<(Replies, News), ApiError> {
     let lease = fleet.acquire(model, keep_alive).await;
-    let lease = lease.map_err(|refusal| ApiError::Refused {
-        model: model.name.clone(),
-        refusal,
-    })?;
+    let lease =
+        lease.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?;
     meter.leased();
     let mut replies = lease.generate(body).await.map_err(|error| match error {
         SendError::Lost => ApiError::Lost(Loss::WorkerGone),

@@ -42,11 +42,7 @@ pub struct Turned {
 }
 
 const fn turned(status: StatusCode, code: &'static str, message: &'static str) -> Turned {
-    Turned {
-        status,
-        code,
-        message,
-    }
+    Turned { status, code, message }
 }
 
 const BAD_HOST: Turned = turned(
@@ -82,11 +78,7 @@ const NOT_JSON: Turned = turned(
 
 impl From<Turned> for ApiError {
     fn from(turned: Turned) -> Self {
-        Self::Guard {
-            status: turned.status,
-            message: turned.message.to_owned(),
-            code: turned.code,
-        }
+        Self::Guard { status: turned.status, message: turned.message.to_owned(), code: turned.code }
     }
 }
 
@@ -139,19 +131,12 @@ impl Guard {
 
     fn check_name(&self, host: &str, local: IpAddr) -> Result<(), Turned> {
         // Only names can be rebound by DNS. An address is ours if the request came in on it.
-        let address = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         let ours = match address {
             Ok(address) => address.is_loopback() || address.to_canonical() == local.to_canonical(),
             Err(_) => host == "localhost",
         };
-        if ours || self.hosts.iter().any(|name| name == host) {
-            Ok(())
-        } else {
-            Err(FOREIGN_HOST)
-        }
+        if ours || self.hosts.iter().any(|name| name == host) { Ok(()) } else { Err(FOREIGN_HOST) }
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Turned> {
@@ -160,11 +145,7 @@ impl Guard {
             (None, _) => false,
             (Some(origin), None) => {
                 let origin = origin.to_str().map_err(|_not_text| FOREIGN_ORIGIN)?;
-                if !self
-                    .origins
-                    .iter()
-                    .any(|listed| listed.eq_ignore_ascii_case(origin))
-                {
+                if !self.origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin)) {
                     return Err(FOREIGN_ORIGIN);
                 }
                 true
@@ -172,14 +153,8 @@ impl Guard {
             (Some(_), Some(_)) => return Err(FOREIGN_ORIGIN),
         };
         // Some requests of pages carry no Origin, but browsers still say where they come from.
-        let cross = headers
-            .get(SEC_FETCH_SITE)
-            .is_some_and(|site| site == "cross-site");
-        if cross && !listed {
-            Err(FOREIGN_ORIGIN)
-        } else {
-            Ok(())
-        }
+        let cross = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site");
+        if cross && !listed { Err(FOREIGN_ORIGIN) } else { Ok(()) }
     }
 
     fn check_key(&self, headers: &HeaderMap) -> Result<(), Turned> {
@@ -205,16 +180,8 @@ fn check_body_type(request: &Parts) -> Result<(), Turned> {
     if request.method != Method::POST {
         return Ok(());
     }
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .map_or(Ok(""), |v| v.to_str())
-        .unwrap_or("?");
-    let essence = content_type
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim()
-        .to_ascii_lowercase();
+    let content_type = headers.get(CONTENT_TYPE).map_or(Ok(""), |v| v.to_str()).unwrap_or("?");
+    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     match essence.as_str() {
         "application/json" => Ok(()),
         // What `curl -d` sends, and what Ollama's own examples rely on. A page can send it as

@@ -35,9 +35,7 @@ pub struct KeepAliveError {
 
 impl KeepAliveError {
     fn new(given: &str) -> Self {
-        Self {
-            given: given.chars().take(40).collect(),
-        }
+        Self { given: given.chars().take(40).collect() }
     }
 }
 
@@ -128,9 +126,7 @@ fn go_duration(text: &str) -> Option<f64> {
     while !rest.is_empty() {
         let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, after) = rest.split_at(number_end);
-        let unit_end = after
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(after.len());
+        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_end);
         seconds += plain_number(number)? * seconds_of(unit)?;
         rest = after;
@@ -219,10 +215,7 @@ mod tests {
             json!("??"),
         ] {
             let error = KeepAlive::from_json(&given).expect_err(&given.to_string());
-            assert!(
-                error.to_string().contains("use a number of seconds"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("use a number of seconds"), "{error}");
         }
     }
 

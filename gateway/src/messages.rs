@@ -21,11 +21,7 @@ pub fn normalise(messages: &[Value]) -> Result<Vec<Value>, ApiError> {
             format!("`messages` may hold at most {MESSAGES_MAX} messages"),
         ));
     }
-    messages
-        .iter()
-        .enumerate()
-        .map(|(index, message)| normalise_one(index, message))
-        .collect()
+    messages.iter().enumerate().map(|(index, message)| normalise_one(index, message)).collect()
 }
 
 fn normalise_one(index: usize, message: &Value) -> Result<Value, ApiError> {
@@ -33,19 +29,13 @@ fn normalise_one(index: usize, message: &Value) -> Result<Value, ApiError> {
         ApiError::invalid(format!("messages[{index}]{field}"), message)
     };
     let Value::Object(given) = message else {
-        return Err(wrong(
-            "",
-            format!("a message must be an object, not {}", kind_of(message)),
-        ));
+        return Err(wrong("", format!("a message must be an object, not {}", kind_of(message))));
     };
     let role = match given.get("role") {
         // The newer name of the same role, which templates do not know.
         Some(Value::String(role)) if role == "developer" => "system",
         Some(Value::String(role))
-            if matches!(
-                role.as_str(),
-                "system" | "user" | "assistant" | "tool" | "function"
-            ) =>
+            if matches!(role.as_str(), "system" | "user" | "assistant" | "tool" | "function") =>
         {
             role
         }
@@ -89,9 +79,7 @@ fn join(parts: &[Value]) -> Result<String, String> {
             Some("refusal") => part.get("refusal"),
             Some(other) => {
                 let other: String = other.chars().take(40).collect();
-                return Err(format!(
-                    "this model reads text only, no part of type `{other}`"
-                ));
+                return Err(format!("this model reads text only, no part of type `{other}`"));
             }
             None => return Err("a part of `content` needs a `type`".to_owned()),
         };
@@ -118,10 +106,7 @@ mod tests {
         for (content, expected) in [
             (json!(null), ""),
             (json!("x"), "x"),
-            (
-                json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
-                "a\nb",
-            ),
+            (json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), "a\nb"),
             (json!([]), ""),
         ] {
             let message = one(json!({"role": "user", "content": content}));
@@ -134,10 +119,7 @@ mod tests {
         let calls = json!([{"id": "1", "function": {"name": "f", "arguments": "{}"}}]);
         let message = one(json!({"role": "assistant", "content": null, "tool_calls": calls}));
         assert_eq!(message["tool_calls"], calls);
-        assert_eq!(
-            one(json!({"role": "developer", "content": "x"}))["role"],
-            "system"
-        );
+        assert_eq!(one(json!({"role": "developer", "content": "x"}))["role"], "system");
     }
 
     #[test]
@@ -145,19 +127,10 @@ mod tests {
         for (message, param) in [
             (json!("hi"), "messages[1]"),
             (json!({"content": "hi"}), "messages[1].role"),
-            (
-                json!({"role": "oracle", "content": "hi"}),
-                "messages[1].role",
-            ),
+            (json!({"role": "oracle", "content": "hi"}), "messages[1].role"),
             (json!({"role": "user", "content": 5}), "messages[1].content"),
-            (
-                json!({"role": "user", "content": [{"type": "image_url"}]}),
-                "messages[1].content",
-            ),
-            (
-                json!({"role": "user", "content": [{"type": "text"}]}),
-                "messages[1].content",
-            ),
+            (json!({"role": "user", "content": [{"type": "image_url"}]}), "messages[1].content"),
+            (json!({"role": "user", "content": [{"type": "text"}]}), "messages[1].content"),
         ] {
             let fine = json!({"role": "user", "content": "x"});
             let error = normalise(&[fine, message.clone()]).unwrap_err();

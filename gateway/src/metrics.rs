@@ -40,17 +40,14 @@ const QUEUED_TOTAL: &str = "hearth_requests_queued";
 
 /// Whole requests, and waits for a worker: a load can take minutes. As OpenTelemetry's GenAI
 /// conventions have them.
-const LONG_BUCKETS: [f64; 14] = [
-    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
-];
+const LONG_BUCKETS: [f64; 14] =
+    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 /// The first token: prefill dominates.
-const FIRST_TOKEN_BUCKETS: [f64; 16] = [
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
+const FIRST_TOKEN_BUCKETS: [f64; 16] =
+    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 /// Between tokens.
-const TOKEN_BUCKETS: [f64; 14] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5,
-];
+const TOKEN_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5];
 
 /// Installs the recorder and describes everything. Once per process.
 ///
@@ -76,44 +73,20 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the label says which version runs.");
     describe_gauge!(CONNECTIONS, "Client connections that are open.");
-    describe_counter!(
-        REFUSED,
-        "Requests refused before they were read, by reason."
-    );
-    describe_counter!(
-        REQUESTS,
-        "Requests that ended, by endpoint, model and outcome."
-    );
-    describe_histogram!(
-        REQUEST_SECONDS,
-        "From a request's arrival to the end of its answer."
-    );
-    describe_histogram!(
-        QUEUE_SECONDS,
-        "How long a request waited for a worker, loading included."
-    );
-    describe_histogram!(
-        TTFT_SECONDS,
-        "From a request's arrival to the first token of its answer."
-    );
+    describe_counter!(REFUSED, "Requests refused before they were read, by reason.");
+    describe_counter!(REQUESTS, "Requests that ended, by endpoint, model and outcome.");
+    describe_histogram!(REQUEST_SECONDS, "From a request's arrival to the end of its answer.");
+    describe_histogram!(QUEUE_SECONDS, "How long a request waited for a worker, loading included.");
+    describe_histogram!(TTFT_SECONDS, "From a request's arrival to the first token of its answer.");
     describe_histogram!(INTER_TOKEN_SECONDS, "Time per token after the first.");
     describe_counter!(PROMPT_TOKENS, "Tokens in prompts that were answered.");
     describe_counter!(GENERATION_TOKENS, "Tokens generated.");
-    describe_gauge!(
-        WORKER_STATE,
-        "1 for the state that a model's worker is in, 0 for the others."
-    );
+    describe_gauge!(WORKER_STATE, "1 for the state that a model's worker is in, 0 for the others.");
     describe_counter!(WORKER_SPAWNS, "Workers started.");
     describe_counter!(WORKER_EXITS, "Workers that ended, by reason.");
-    describe_histogram!(
-        WORKER_LOAD_SECONDS,
-        "From spawning a worker until it was ready."
-    );
+    describe_histogram!(WORKER_LOAD_SECONDS, "From spawning a worker until it was ready.");
     describe_gauge!(WORKER_RESIDENT, "Memory of a worker that is in RAM.");
-    describe_gauge!(
-        WORKER_DEADLINE,
-        "When an idle worker expires; +Inf is never, 0 is not idle."
-    );
+    describe_gauge!(WORKER_DEADLINE, "When an idle worker expires; +Inf is never, 0 is not idle.");
     describe_gauge!(IN_FLIGHT, "Requests that a worker is serving, by model.");
     describe_gauge!(WAITING, "Requests that wait for a worker, by model.");
     describe_gauge!(RUNNING_TOTAL, "Requests being served, all models together.");
@@ -230,9 +203,7 @@ impl RequestMeter {
     }
 
     fn model_label(&self) -> String {
-        self.model
-            .as_ref()
-            .map_or_else(|| "unknown".to_owned(), ToString::to_string)
+        self.model.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string)
     }
 }
 
@@ -251,10 +222,7 @@ impl Drop for RequestMeter {
 #[derive(Debug)]
 pub(crate) struct FleetMetrics;
 
-#[expect(
-    clippy::unused_self,
-    reason = "holding it is the right to count for the fleet"
-)]
+#[expect(clippy::unused_self, reason = "holding it is the right to count for the fleet")]
 impl FleetMetrics {
     pub(crate) fn spawned(&self, model: &ModelName) {
         counter!(WORKER_SPAWNS, "model" => model.to_string()).increment(1);
@@ -275,11 +243,7 @@ pub fn observe(snapshot: &Snapshot, connections: usize) {
     let (mut running, mut queued) = (0, 0);
     for status in &snapshot.models {
         observe_model(status);
-        running += status
-            .view
-            .phase
-            .as_ref()
-            .map_or(0, |phase| phase.in_flight);
+        running += status.view.phase.as_ref().map_or(0, |phase| phase.in_flight);
         queued += status.view.queued;
     }
     gauge!(RUNNING_TOTAL).set(as_f64(running));
@@ -303,9 +267,7 @@ fn observe_model(status: &ModelStatus) {
     let deadline = match phase.map(|phase| phase.next) {
         Some(NextView::At(Some(at))) => {
             let remaining = at.saturating_duration_since(Instant::now());
-            let now = std::time::SystemTime::UNIX_EPOCH
-                .elapsed()
-                .unwrap_or_default();
+            let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             (now + remaining).as_secs_f64()
         }
         Some(NextView::At(None)) => f64::INFINITY,

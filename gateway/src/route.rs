@@ -47,11 +47,7 @@ impl Dialect {
     /// By the path alone, because errors come before routing too.
     #[must_use]
     pub fn of(path: &str) -> Self {
-        if path.starts_with("/api/") {
-            Self::Ollama
-        } else {
-            Self::OpenAi
-        }
+        if path.starts_with("/api/") { Self::Ollama } else { Self::OpenAi }
     }
 }
 
@@ -75,10 +71,7 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
         "/metrics" => (Route::Metrics, GET),
         "/healthz" => (Route::Health, GET),
         "/readyz" => (Route::Ready, GET),
-        _ => (
-            model(path).ok_or_else(|| ApiError::NotFound { path: shown(path) })?,
-            GET,
-        ),
+        _ => (model(path).ok_or_else(|| ApiError::NotFound { path: shown(path) })?, GET),
     };
     let allowed = match allow {
         POST => method == Method::POST,
@@ -88,17 +81,11 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
         return Ok(route);
     }
     let method = shown(method.as_str());
-    Err(ApiError::MethodNotAllowed {
-        path: shown(path),
-        method,
-        allow,
-    })
+    Err(ApiError::MethodNotAllowed { path: shown(path), method, allow })
 }
 
 fn model(path: &str) -> Option<Route> {
-    let id = path
-        .strip_prefix("/v1/models/")
-        .filter(|id| !id.is_empty())?;
+    let id = path.strip_prefix("/v1/models/").filter(|id| !id.is_empty())?;
     let id = percent_decode_str(id).decode_utf8().ok()?;
     Some(Route::Model(id.into_owned()))
 }
@@ -115,41 +102,23 @@ mod tests {
     #[test]
     fn model_ids_hold_slashes_colons_and_escapes() {
         let model = |path| find(&Method::GET, path).unwrap();
-        assert_eq!(
-            model("/v1/models/a/b:q4"),
-            Route::Model("a/b:q4".to_owned())
-        );
-        assert_eq!(
-            model("/v1/models/a%2Fb%3Aq4"),
-            Route::Model("a/b:q4".to_owned())
-        );
+        assert_eq!(model("/v1/models/a/b:q4"), Route::Model("a/b:q4".to_owned()));
+        assert_eq!(model("/v1/models/a%2Fb%3Aq4"), Route::Model("a/b:q4".to_owned()));
     }
 
     #[test]
     fn tricks_with_paths_find_nothing() {
-        for path in [
-            "//v1/models",
-            "/v1/../v1/models",
-            "/V1/models",
-            "/v1/models/",
-            "/%2e",
-            "",
-            "*",
-        ] {
-            assert!(
-                matches!(find(&Method::GET, path), Err(ApiError::NotFound { .. })),
-                "{path}"
-            );
+        for path in
+            ["//v1/models", "/v1/../v1/models", "/V1/models", "/v1/models/", "/%2e", "", "*"]
+        {
+            assert!(matches!(find(&Method::GET, path), Err(ApiError::NotFound { .. })), "{path}");
         }
     }
 
     #[test]
     fn a_wrong_method_is_told_the_right_one() {
         let error = find(&Method::DELETE, "/v1/chat/completions").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/v1/chat/completions takes POST, not DELETE"
-        );
+        assert_eq!(error.to_string(), "/v1/chat/completions takes POST, not DELETE");
         assert_eq!(find(&Method::HEAD, "/").unwrap(), Route::Root);
     }
 }

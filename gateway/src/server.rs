@@ -85,10 +85,8 @@ async fn accept(
         Err(error) => error,
     };
     // A connection that was reset before it was accepted is that client's affair alone.
-    let of_one_client = matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-    );
+    let of_one_client =
+        matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
     if !of_one_client {
         tracing::warn!(%error, "can't accept a connection; resting");
         tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -24,11 +24,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new() -> Result<Self, Failure> {
         let (target, key) = target()?;
-        Ok(Self {
-            target,
-            key,
-            connections: JoinSet::new(),
-        })
+        Ok(Self { target, key, connections: JoinSet::new() })
     }
 
     /// Reads a JSON answer.
@@ -64,9 +60,7 @@ impl Client {
             Failure::new(Exit::Unreachable, hint)
         };
         let address = (self.target.host.as_str(), self.target.port);
-        let socket = TcpStream::connect(address)
-            .await
-            .map_err(|error| unreachable(&error))?;
+        let socket = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|error| unreachable(&error))?;
@@ -85,15 +79,8 @@ impl Client {
         let request = request
             .body(Full::new(body))
             .map_err(|error| Failure::new(Exit::Failed, format!("can't be asked for: {error}")))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| unreachable(&error))?;
-        if response.status().is_success() {
-            Ok(response)
-        } else {
-            Err(refusal(response).await)
-        }
+        let response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 }
 
@@ -101,29 +88,18 @@ async fn whole(response: Response<Incoming>) -> Result<Value, Failure> {
     let broken = |error: &dyn std::error::Error| {
         Failure::new(Exit::Failed, format!("the answer can't be read: {error}"))
     };
-    let bytes = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(|error| broken(&error))?
-        .to_bytes();
+    let bytes = response.into_body().collect().await.map_err(|error| broken(&error))?.to_bytes();
     serde_json::from_slice(&bytes).map_err(|error| broken(&error))
 }
 
 async fn refusal(response: Response<Incoming>) -> Failure {
     let status = response.status();
     let message = whole(response).await.ok().as_ref().and_then(error_message);
-    Failure::new(
-        Exit::Failed,
-        message.unwrap_or_else(|| format!("the gateway answered {status}")),
-    )
+    Failure::new(Exit::Failed, message.unwrap_or_else(|| format!("the gateway answered {status}")))
 }
 
 /// The message in an error of either dialect.
 pub(super) fn error_message(body: &Value) -> Option<String> {
     let error = body.get("error")?;
-    error
-        .as_str()
-        .or_else(|| error.get("message")?.as_str())
-        .map(str::to_owned)
+    error.as_str().or_else(|| error.get("message")?.as_str()).map(str::to_owned)
 }

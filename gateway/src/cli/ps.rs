@@ -38,23 +38,13 @@ fn table(answer: &Value, prefix: &str, now: jiff::Timestamp) -> String {
         .iter()
         .filter(|model| text(model, "name").starts_with(prefix))
         .map(|model| row(model, now));
-    let rows: Vec<[String; 6]> = std::iter::once(COLUMNS.map(str::to_owned))
-        .chain(rows)
-        .collect();
+    let rows: Vec<[String; 6]> = std::iter::once(COLUMNS.map(str::to_owned)).chain(rows).collect();
     let widths: Vec<usize> = (0..COLUMNS.len())
-        .map(|column| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     let mut out = String::new();
     for row in &rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}    "));
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}    "));
         out.push_str(cells.collect::<String>().trim_end());
         out.push('\n');
     }

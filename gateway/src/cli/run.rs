@@ -33,10 +33,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         let mut prompt = String::new();
-        stdin
-            .lock()
-            .read_to_string(&mut prompt)
-            .map_err(|error| input_failure(&error))?;
+        stdin.lock().read_to_string(&mut prompt).map_err(|error| input_failure(&error))?;
         return chat.ask(prompt).await;
     }
     chat.warm().await?;
@@ -56,20 +53,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn input_failure(error: &std::io::Error) -> Failure {
-    Failure::new(
-        Exit::Failed,
-        format!("standard input can't be read: {error}"),
-    )
+    Failure::new(Exit::Failed, format!("standard input can't be read: {error}"))
 }
 
 /// One line from a person, or `None` at the end of input.
 fn next_line() -> Result<Option<String>, Failure> {
     show(">>> ")?;
     let mut line = String::new();
-    let read = std::io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|error| input_failure(&error))?;
+    let read =
+        std::io::stdin().lock().read_line(&mut line).map_err(|error| input_failure(&error))?;
     Ok((read > 0).then_some(line))
 }
 
@@ -88,8 +80,7 @@ impl Chat {
     }
 
     async fn ask(&mut self, prompt: String) -> Result<(), Failure> {
-        self.messages
-            .push(json!({ "role": "user", "content": prompt }));
+        self.messages.push(json!({ "role": "user", "content": prompt }));
         let body = json!({
             "model": self.model,
             "messages": self.messages,
@@ -98,8 +89,7 @@ impl Chat {
         });
         match self.answer(&body).await {
             Ok(answer) => {
-                self.messages
-                    .push(json!({ "role": "assistant", "content": answer }));
+                self.messages.push(json!({ "role": "assistant", "content": answer }));
                 Ok(())
             }
             Err(failure) => {
@@ -112,10 +102,7 @@ impl Chat {
 
     async fn answer(&mut self, body: &Value) -> Result<String, Failure> {
         let response = self.client.stream("/v1/chat/completions", body).await?;
-        let mut events = Events {
-            body: response.into_body(),
-            buffer: Vec::new(),
-        };
+        let mut events = Events { body: response.into_body(), buffer: Vec::new() };
         let mut answer = String::new();
         while let Some(event) = events.next().await? {
             if let Some(message) = error_message(&event) {

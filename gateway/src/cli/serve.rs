@@ -48,10 +48,7 @@ pub(super) fn serve() -> Result<(), Failure> {
 
 fn start_logging(config: &Config) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|error| {
-        Failure::new(
-            Exit::Config,
-            format!("log (or HEARTH_LOG): {error}; write info or debug"),
-        )
+        Failure::new(Exit::Config, format!("log (or HEARTH_LOG): {error}; write info or debug"))
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -65,9 +62,7 @@ fn start_logging(config: &Config) -> Result<(), Failure> {
 async fn run(config: Config) -> Result<(), Failure> {
     let home = Home::open(&config.home)?;
     let listener = listen(&config).await?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| Failure::new(Exit::Failed, error))?;
+    let address = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, error))?;
     let metrics = metrics::install().map_err(|error| Failure::new(Exit::Failed, error))?;
     let (fleet, fleet_task) = start_fleet(&config, &home)?;
     let app = Arc::new(App {
@@ -106,9 +101,7 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
             )
         })?
         .collect();
-    let exposed = addresses
-        .iter()
-        .find(|address| !address.ip().to_canonical().is_loopback());
+    let exposed = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     if let Some(address) = exposed
         && config.api_key.is_none()
     {
@@ -128,21 +121,13 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
             }
             _ => "set HEARTH_HOST to an address of this machine",
         };
-        Failure::new(
-            Exit::Busy,
-            format!("can't listen on {host}: {error}; {hint}"),
-        )
+        Failure::new(Exit::Busy, format!("can't listen on {host}: {error}; {hint}"))
     })
 }
 
 /// The name that we listen as is one that clients may use.
 fn allowed_hosts(config: &Config) -> Vec<String> {
-    config
-        .allowed_hosts
-        .iter()
-        .chain([&config.host.host])
-        .cloned()
-        .collect()
+    config.allowed_hosts.iter().chain([&config.host.host]).cloned().collect()
 }
 
 fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failure> {
@@ -199,13 +184,8 @@ async fn warn_of_what_is_missing(config: &Config, app: &App) {
 #[expect(clippy::print_stdout, reason = "this is what the command tells")]
 fn announce(address: SocketAddr) -> Result<(), Failure> {
     use std::io::Write as _;
-    println!(
-        "hearth {} listens on http://{address}",
-        env!("CARGO_PKG_VERSION")
-    );
-    std::io::stdout()
-        .flush()
-        .map_err(|error| Failure::new(Exit::Failed, error))
+    println!("hearth {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
+    std::io::stdout().flush().map_err(|error| Failure::new(Exit::Failed, error))
 }
 
 /// Never returns `Ok`: once the drain is ordered, serving ends by itself.
@@ -216,18 +196,12 @@ async fn drain_when_told(
 ) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
     signals.next().await;
-    tracing::info!(
-        seconds = config.drain_timeout.as_secs(),
-        "draining; once more to end at once"
-    );
+    tracing::info!(seconds = config.drain_timeout.as_secs(), "draining; once more to end at once");
     order.send_replace(true);
     fleet.drain(Instant::now() + config.drain_timeout).await;
     signals.next().await;
     // Workers die with us: nothing has to be waited for.
-    Err(Failure::new(
-        Exit::Failed,
-        "ended at once, as told a second time",
-    ))
+    Err(Failure::new(Exit::Failed, "ended at once, as told a second time"))
 }
 
 #[cfg(unix)]

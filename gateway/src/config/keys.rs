@@ -37,95 +37,27 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 /// Every key.
 pub const KEYS: [Key; 18] = [
     key("host", Kind::Text, "address to listen on [127.0.0.1:11434]"),
-    key(
-        "api_key",
-        Kind::Text,
-        "what clients must send as bearer token [none]",
-    ),
-    key(
-        "allowed_hosts",
-        Kind::List,
-        "further host names clients may use [none]",
-    ),
-    key(
-        "allowed_origins",
-        Kind::List,
-        "web origins that may call in [none]",
-    ),
-    key(
-        "keep_alive",
-        Kind::Text,
-        "how long an unused model stays loaded [5m]",
-    ),
-    key(
-        "execution_provider",
-        Kind::Text,
-        "auto, cpu, cuda or directml [auto]",
-    ),
-    key(
-        "threads",
-        Kind::Number,
-        "threads per forward pass [all cores]",
-    ),
-    key(
-        "slots",
-        Kind::Number,
-        "requests a model serves at once [the worker's choice]",
-    ),
-    key(
-        "context_length",
-        Kind::Number,
-        "most tokens in a sequence [what the model says]",
-    ),
-    key(
-        "max_queue",
-        Kind::Number,
-        "requests that may wait per model [512]",
-    ),
-    key(
-        "queue_timeout",
-        Kind::Text,
-        "how long a request may wait for a model [10m]",
-    ),
-    key(
-        "load_timeout",
-        Kind::Text,
-        "how long a load may go without progress [5m]",
-    ),
-    key(
-        "hang_timeout",
-        Kind::Text,
-        "how long a busy worker may go without progress [60s]",
-    ),
-    key(
-        "grace_period",
-        Kind::Text,
-        "from asking a worker to end to killing it [5s]",
-    ),
-    key(
-        "drain_timeout",
-        Kind::Text,
-        "how long requests may go on at shutdown [30s]",
-    ),
-    key(
-        "max_connections",
-        Kind::Number,
-        "client connections at once [1024]",
-    ),
-    key(
-        "runtime_library",
-        Kind::Text,
-        "ONNX Runtime's library [HEARTH_HOME/runtime/…]",
-    ),
+    key("api_key", Kind::Text, "what clients must send as bearer token [none]"),
+    key("allowed_hosts", Kind::List, "further host names clients may use [none]"),
+    key("allowed_origins", Kind::List, "web origins that may call in [none]"),
+    key("keep_alive", Kind::Text, "how long an unused model stays loaded [5m]"),
+    key("execution_provider", Kind::Text, "auto, cpu, cuda or directml [auto]"),
+    key("threads", Kind::Number, "threads per forward pass [all cores]"),
+    key("slots", Kind::Number, "requests a model serves at once [the worker's choice]"),
+    key("context_length", Kind::Number, "most tokens in a sequence [what the model says]"),
+    key("max_queue", Kind::Number, "requests that may wait per model [512]"),
+    key("queue_timeout", Kind::Text, "how long a request may wait for a model [10m]"),
+    key("load_timeout", Kind::Text, "how long a load may go without progress [5m]"),
+    key("hang_timeout", Kind::Text, "how long a busy worker may go without progress [60s]"),
+    key("grace_period", Kind::Text, "from asking a worker to end to killing it [5s]"),
+    key("drain_timeout", Kind::Text, "how long requests may go on at shutdown [30s]"),
+    key("max_connections", Kind::Number, "client connections at once [1024]"),
+    key("runtime_library", Kind::Text, "ONNX Runtime's library [HEARTH_HOME/runtime/…]"),
     key("worker", Kind::Text, "the worker's program [beside hearth]"),
 ];
 
 /// Not in [`KEYS`], because it is read before the rest: what is logged.
-const LOG: Key = key(
-    "log",
-    Kind::Text,
-    "what is logged: error, warn, info, debug, trace [info]",
-);
+const LOG: Key = key("log", Kind::Text, "what is logged: error, warn, info, debug, trace [info]");
 
 /// What the file and the environment may hold together, before it is checked.
 #[derive(Debug, Default, Deserialize)]
@@ -154,9 +86,7 @@ pub(super) struct RawConfig {
 
 impl RawConfig {
     pub(super) fn deserialize_from(table: toml::Table) -> Result<Self, String> {
-        table
-            .try_into()
-            .map_err(|error: toml::de::Error| error.message().to_owned())
+        table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
     }
 }
 
@@ -190,15 +120,8 @@ fn parse(key: &Key, text: &str) -> Result<toml::Value, ConfigError> {
             ConfigError::value(key.name, format!("`{text}` is no whole number"))
         })?),
         Kind::List => {
-            let parts = text
-                .split(',')
-                .map(str::trim)
-                .filter(|part| !part.is_empty());
-            toml::Value::Array(
-                parts
-                    .map(|part| toml::Value::String(part.to_owned()))
-                    .collect(),
-            )
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            toml::Value::Array(parts.map(|part| toml::Value::String(part.to_owned())).collect())
         }
     })
 }

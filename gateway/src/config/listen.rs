@@ -23,10 +23,7 @@ pub struct ListenError(String);
 
 impl Default for Listen {
     fn default() -> Self {
-        Self {
-            host: Ipv4Addr::LOCALHOST.to_string(),
-            port: DEFAULT_PORT,
-        }
+        Self { host: Ipv4Addr::LOCALHOST.to_string(), port: DEFAULT_PORT }
     }
 }
 
@@ -39,10 +36,7 @@ impl FromStr for Listen {
         let rest = rest.strip_prefix("http://").unwrap_or(rest);
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if let Ok(address) = rest.parse::<Ipv6Addr>() {
-            return Ok(Self {
-                host: address.to_string(),
-                port: DEFAULT_PORT,
-            });
+            return Ok(Self { host: address.to_string(), port: DEFAULT_PORT });
         }
         let (host, port) = match rest.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => {
@@ -53,20 +47,16 @@ impl FromStr for Listen {
         let host = match host.strip_prefix('[') {
             Some(inner) => {
                 let inner = inner.strip_suffix(']').ok_or_else(error)?;
-                inner
-                    .parse::<Ipv6Addr>()
-                    .map_err(|_not_an_address| error())?
-                    .to_string()
+                inner.parse::<Ipv6Addr>().map_err(|_not_an_address| error())?.to_string()
             }
             None => host.to_owned(),
         };
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
         match host.as_str() {
             // Everything, as in Ollama's OLLAMA_HOST=":11434".
-            "" if rest.starts_with(':') => Ok(Self {
-                host: Ipv4Addr::UNSPECIFIED.to_string(),
-                port,
-            }),
+            "" if rest.starts_with(':') => {
+                Ok(Self { host: Ipv4Addr::UNSPECIFIED.to_string(), port })
+            }
             "" => Err(error()),
             name if name.chars().all(plain) => Ok(Self { host, port }),
             _ => Err(error()),
@@ -93,10 +83,7 @@ impl Listen {
             Ok(IpAddr::V6(address)) if address.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
             Ok(_) | Err(_) => self.host.clone(),
         };
-        Self {
-            host,
-            port: self.port,
-        }
+        Self { host, port: self.port }
     }
 }
 
@@ -116,17 +103,10 @@ mod tests {
             ("[::1]", "[::1]:11434"),
             ("::1", "[::1]:11434"),
         ] {
-            assert_eq!(
-                text.parse::<Listen>().map(|l| l.to_string()),
-                Ok(expected.to_owned())
-            );
+            assert_eq!(text.parse::<Listen>().map(|l| l.to_string()), Ok(expected.to_owned()));
         }
         for text in ["", "host:port", "host:99999", "a b", "[::1", "https://x"] {
-            assert_eq!(
-                text.parse::<Listen>(),
-                Err(ListenError(text.to_owned())),
-                "{text}"
-            );
+            assert_eq!(text.parse::<Listen>(), Err(ListenError(text.to_owned())), "{text}");
         }
     }
 

@@ -7,10 +7,8 @@ fn load(variables: &[(&str, &str)], file: Option<&str>) -> Result<Config, Config
     if let Some(text) = file {
         std::fs::write(home.path().join("hearth.toml"), text).unwrap();
     }
-    let mut map: HashMap<String, OsString> = variables
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).into()))
-        .collect();
+    let mut map: HashMap<String, OsString> =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
     map.insert("HEARTH_HOME".to_owned(), home.path().into());
     Config::load(&|name| map.get(name).cloned())
 }
@@ -26,10 +24,7 @@ fn without_anything_the_defaults_hold() {
     assert_eq!(config.api_key, None);
     assert_eq!(config.keep_alive, KeepAlive::For(Duration::from_secs(300)));
     assert_eq!(config.execution_provider, ExecutionProvider::Auto);
-    assert_eq!(
-        (config.threads, config.slots, config.context_length),
-        (None, None, None)
-    );
+    assert_eq!((config.threads, config.slots, config.context_length), (None, None, None));
     assert_eq!((config.max_queue, config.max_connections), (512, 1024));
     let seconds = [
         config.queue_timeout,
@@ -39,10 +34,7 @@ fn without_anything_the_defaults_hold() {
         config.drain_timeout,
     ];
     assert_eq!(seconds.map(|d| d.as_secs()), [600, 300, 60, 5, 30]);
-    assert_eq!(
-        config.runtime_library,
-        config.home.join("runtime").join(default_library())
-    );
+    assert_eq!(config.runtime_library, config.home.join("runtime").join(default_library()));
     assert_eq!(config.worker.file_stem().unwrap(), "hearth-worker");
     assert_eq!(config.worker_environment, []);
 }
@@ -51,11 +43,7 @@ fn without_anything_the_defaults_hold() {
 fn observed(name: &str, config: &Config) -> String {
     match name {
         "host" => config.host.to_string(),
-        "api_key" => config
-            .api_key
-            .as_ref()
-            .map_or("", |key| key.expose())
-            .to_owned(),
+        "api_key" => config.api_key.as_ref().map_or("", |key| key.expose()).to_owned(),
         "allowed_hosts" => config.allowed_hosts.join("+"),
         "allowed_origins" => config.allowed_origins.join("+"),
         "keep_alive" => config.keep_alive.as_seconds().to_string(),
@@ -92,12 +80,7 @@ fn every_key_is_read_from_the_file_and_overridden_by_its_variable() {
         let (in_file, from_file, in_variable, from_variable) = values(key.name);
         let file = format!("{} = {in_file}", key.name);
         let config = load(&[], Some(&file)).unwrap();
-        assert_eq!(
-            observed(key.name, &config),
-            from_file,
-            "{} in the file",
-            key.name
-        );
+        assert_eq!(observed(key.name, &config), from_file, "{} in the file", key.name);
         let variable = keys::variable(key.name);
         let config = load(&[(&variable, in_variable)], Some(&file)).unwrap();
         assert_eq!(observed(key.name, &config), from_variable, "{variable}");
@@ -132,32 +115,18 @@ fn a_key_never_shows_itself() {
 
 #[test]
 fn workers_see_only_the_variables_that_are_named() {
-    let variables = [
-        ("LD_LIBRARY_PATH", "/x"),
-        ("AWS_SECRET_ACCESS_KEY", "canary"),
-    ];
+    let variables = [("LD_LIBRARY_PATH", "/x"), ("AWS_SECRET_ACCESS_KEY", "canary")];
     let config = load(&variables, None).unwrap();
-    assert_eq!(
-        config.worker_environment,
-        [("LD_LIBRARY_PATH".into(), "/x".into())]
-    );
+    assert_eq!(config.worker_environment, [("LD_LIBRARY_PATH".into(), "/x".into())]);
 }
 
 #[test]
 fn home_follows_the_platform_when_nothing_is_said() {
     let with = |pairs: &'static [(&str, &str)]| {
-        home(&move |name| {
-            pairs
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, v)| v.into())
-        })
+        home(&move |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
     };
     if cfg!(target_os = "linux") {
-        assert_eq!(
-            with(&[("HOME", "/h")]).unwrap(),
-            Path::new("/h/.local/share/hearth")
-        );
+        assert_eq!(with(&[("HOME", "/h")]).unwrap(), Path::new("/h/.local/share/hearth"));
         let both = with(&[("HOME", "/h"), ("XDG_DATA_HOME", "/d")]).unwrap();
         assert_eq!(both, Path::new("/d/hearth"));
     }

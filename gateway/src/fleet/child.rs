@@ -132,5 +132,6 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

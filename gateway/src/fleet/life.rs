@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::child::{Child, Launch, Spawner};
 use super::link::{self, Expected, Inbox, InboxError, Link, Socket};
-use super::scheduler::Event;
+use super::scheduler::{Event, WorkerNews};
 use super::worker::{ProcessExit, WorkerFailure, WorkerId};
 
 /// How often a worker with requests is asked whether it gets anything done.
@@ -48,11 +48,7 @@ pub(super) enum Report {
     /// The process exists.
     Spawned { worker: WorkerId, pid: u32 },
     /// The model is loaded. Goes before the scheduler's own `Ready`.
-    Loaded {
-        worker: WorkerId,
-        link: Link,
-        card: Box<ModelCard>,
-    },
+    Loaded { worker: WorkerId, link: Link, card: Box<ModelCard> },
 }
 
 /// Everything one life needs.
@@ -81,13 +77,7 @@ impl Life {
                 ProcessExit::Unknown
             }
         };
-        let (model, worker) = (self.model.clone(), self.worker);
-        self.report(Event::Exited {
-            model,
-            worker,
-            exit,
-        })
-        .await;
+        self.report(WorkerNews::Exited(exit)).await;
         // Only now, with the exit on its way, may requests learn that they lost their worker:
         // one that tries again at once must not be sent to this one a second time.
         if let Some(link) = link.get() {
@@ -129,11 +119,7 @@ impl Life {
         link: &OnceCell<Link>,
     ) -> ProcessExit {
         let pid = child.pid();
-        self.send(Report::Spawned {
-            worker: self.worker,
-            pid,
-        })
-        .await;
+        self.send(Report::Spawned { worker: self.worker, pid }).await;
         let talk = Talk {
             worker: self.worker,
             model: &self.model,
@@ -195,17 +181,12 @@ impl Life {
     }
 
     async fn report_failure(&self, failure: WorkerFailure) {
-        let (model, worker) = (self.model.clone(), self.worker);
-        self.report(Event::Failed {
-            model,
-            worker,
-            failure,
-        })
-        .await;
+        self.report(WorkerNews::Failed(failure)).await;
     }
 
-    async fn report(&self, event: Event) {
-        self.send(Report::Event(event)).await;
+    async fn report(&self, news: WorkerNews) {
+        let (model, worker) = (self.model.clone(), self.worker);
+        self.send(Report::Event(Event::Worker { model, worker, news })).await;
     }
 
     async fn send(&self, report: Report) {
@@ -251,11 +232,7 @@ impl Talk<'_> {
         link.post(&ToWorker::Load(self.spec.clone()));
         let mut ping = tokio::time::interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut watch = Watch {
-            pings: 0,
-            progress: 0,
-            reported: Instant::now(),
-        };
+        let mut watch = Watch { pings: 0, progress: 0, reported: Instant::now() };
         loop {
             tokio::select! {
                 message = inbox.next() => match message {
@@ -280,15 +257,13 @@ impl Talk<'_> {
         link: &Link,
         watch: &mut Watch,
     ) -> Result<(), WorkerFailure> {
-        let (model, worker) = (self.model.clone(), self.worker);
         match message {
             FromWorker::Step(step) => {
                 link.deliver_step(step).map_err(|error| broken(&error))?;
                 self.note_progress(watch).await;
             }
             FromWorker::Failed { id, reason } => {
-                link.deliver_failure(id, reason)
-                    .map_err(|error| broken(&error))?;
+                link.deliver_failure(id, reason).map_err(|error| broken(&error))?;
                 self.note_progress(watch).await;
             }
             FromWorker::Pong { progress, .. } => {
@@ -298,38 +273,18 @@ impl Talk<'_> {
                 }
             }
             FromWorker::LoadProgress { stage, fraction } => {
-                self.report(Event::LoadProgress {
-                    model,
-                    worker,
-                    stage,
-                    fraction,
-                })
-                .await;
+                self.report(WorkerNews::LoadProgress { stage, fraction }).await;
             }
             FromWorker::Ready(card) => {
                 let slots = usize::try_from(card.slots).unwrap_or(usize::MAX);
                 let link = link.clone();
-                self.send(Report::Loaded {
-                    worker,
-                    link,
-                    card: Box::new(card),
-                })
-                .await;
-                self.report(Event::Ready {
-                    model,
-                    worker,
-                    slots,
-                })
-                .await;
+                let worker = self.worker;
+                self.send(Report::Loaded { worker, link, card: Box::new(card) }).await;
+                self.report(WorkerNews::Ready { slots }).await;
             }
             FromWorker::LoadFailed(failure) => {
                 let failure = WorkerFailure::Load(failure);
-                self.report(Event::Failed {
-                    model,
-                    worker,
-                    failure,
-                })
-                .await;
+                self.report(WorkerNews::Failed(failure)).await;
             }
             FromWorker::Hello { .. } => {
                 return Err(WorkerFailure::Protocol("it said hello twice".to_owned()));
@@ -342,13 +297,13 @@ impl Talk<'_> {
         let now = Instant::now();
         if now.duration_since(watch.reported) >= REPORT_EVERY {
             watch.reported = now;
-            let (model, worker) = (self.model.clone(), self.worker);
-            self.report(Event::Progress { model, worker }).await;
+            self.report(WorkerNews::Progress).await;
         }
     }
 
-    async fn report(&self, event: Event) {
-        self.send(Report::Event(event)).await;
+    async fn report(&self, news: WorkerNews) {
+        let (model, worker) = (self.model.clone(), self.worker);
+        self.send(Report::Event(Event::Worker { model, worker, news })).await;
     }
 
     async fn send(&self, report: Report) {

@@ -103,13 +103,7 @@ impl Link {
     /// worker is gone, and has to be polled.
     pub(super) fn new(socket: Arc<Socket>) -> (Self, impl Future<Output = ()> + Send) {
         let (outbox, frames) = mpsc::channel(OUTBOX_FRAMES_MAX);
-        (
-            Self {
-                outbox,
-                table: Arc::default(),
-            },
-            write(frames, socket),
-        )
+        (Self { outbox, table: Arc::default() }, write(frames, socket))
     }
 
     /// Sends a request. Its replies come back until one of them is the last.
@@ -137,12 +131,7 @@ impl Link {
             table.issued += 1;
             RequestId(table.issued)
         };
-        let GenerateBody {
-            prompt,
-            sampling,
-            stop,
-            max_tokens,
-        } = body;
+        let GenerateBody { prompt, sampling, stop, max_tokens } = body;
         let frame = codec::encode(&ToWorker::Generate(Generate {
             id,
             prompt,
@@ -153,30 +142,16 @@ impl Link {
         let Ok(send) = self.outbox.reserve().await else {
             return Err(SendError::Lost);
         };
-        let route = Route {
-            replies,
-            loss: Arc::clone(&loss),
-            _place: place,
-        };
+        let route = Route { replies, loss: Arc::clone(&loss), _place: place };
         let refused = {
             let mut table = self.table.lock();
-            if table.closed {
-                Some(route)
-            } else {
-                table.routes.insert(id, route)
-            }
+            if table.closed { Some(route) } else { table.routes.insert(id, route) }
         };
         if refused.is_some() {
             return Err(SendError::Lost);
         }
         send.send(frame);
-        Ok(Replies::new(
-            id,
-            receiver,
-            loss,
-            Arc::clone(&self.table),
-            cancel,
-        ))
+        Ok(Replies::new(id, receiver, loss, Arc::clone(&self.table), cancel))
     }
 
     /// Whether any request waits for replies.
@@ -221,21 +196,11 @@ impl Link {
         let mut table = self.table.lock();
         let Some(route) = table.routes.get(&id) else {
             // It may have been cancelled while this was on its way.
-            return if id.0 <= table.issued {
-                Ok(())
-            } else {
-                Err(UnknownRequest(id))
-            };
+            return if id.0 <= table.issued { Ok(()) } else { Err(UnknownRequest(id)) };
         };
-        let overrun = matches!(
-            route.replies.try_send(reply),
-            Err(mpsc::error::TrySendError::Full(_))
-        );
-        let ended = if last || overrun {
-            table.routes.remove(&id)
-        } else {
-            None
-        };
+        let overrun =
+            matches!(route.replies.try_send(reply), Err(mpsc::error::TrySendError::Full(_)));
+        let ended = if last || overrun { table.routes.remove(&id) } else { None };
         drop(table);
         if overrun && let Some(route) = &ended {
             // The first reason stands, and there is none yet.

@@ -24,21 +24,14 @@ impl Place {
         ticket: TicketId,
         leave: mpsc::OwnedPermit<Command>,
     ) -> Self {
-        Self {
-            model,
-            ticket,
-            leave: Some(leave),
-        }
+        Self { model, ticket, leave: Some(leave) }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(leave) = self.leave.take() {
-            let event = Event::Leave {
-                model: self.model.clone(),
-                ticket: self.ticket,
-            };
+            let event = Event::Leave { model: self.model.clone(), ticket: self.ticket };
             leave.send(Command::Event(event));
         }
     }

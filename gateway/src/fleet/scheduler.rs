@@ -66,50 +66,14 @@ pub enum Event {
         /// Whether requests in flight are waited for.
         mode: UnloadMode,
     },
-    /// A worker's load goes on.
-    LoadProgress {
+    /// A worker has something to tell. News of former workers change nothing.
+    Worker {
         /// Its model.
         model: ModelName,
         /// The worker.
         worker: WorkerId,
-        /// What it does.
-        stage: LoadStage,
-        /// How far it is, 0 to 1.
-        fraction: f32,
-    },
-    /// A worker can serve.
-    Ready {
-        /// Its model.
-        model: ModelName,
-        /// The worker.
-        worker: WorkerId,
-        /// How many requests at once, at least one.
-        slots: usize,
-    },
-    /// A worker got something done, or has nothing to do.
-    Progress {
-        /// Its model.
-        model: ModelName,
-        /// The worker.
-        worker: WorkerId,
-    },
-    /// A worker can't go on, though its process may still be there.
-    Failed {
-        /// Its model.
-        model: ModelName,
-        /// The worker.
-        worker: WorkerId,
-        /// Why.
-        failure: WorkerFailure,
-    },
-    /// A worker's process is gone and reaped.
-    Exited {
-        /// Its model.
-        model: ModelName,
-        /// The worker.
-        worker: WorkerId,
-        /// How it ended.
-        exit: ProcessExit,
+        /// What it tells.
+        news: WorkerNews,
     },
     /// Take no more requests; let those in flight finish until the deadline.
     Drain {
@@ -118,6 +82,29 @@ pub enum Event {
     },
     /// A deadline may have passed.
     Tick,
+}
+
+/// What became known of a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorkerNews {
+    /// Its load goes on.
+    LoadProgress {
+        /// What it does.
+        stage: LoadStage,
+        /// How far it is, 0 to 1.
+        fraction: f32,
+    },
+    /// It can serve.
+    Ready {
+        /// How many requests at once, at least one.
+        slots: usize,
+    },
+    /// It got something done.
+    Progress,
+    /// It can't go on, though its process may still be there.
+    Failed(WorkerFailure),
+    /// Its process is gone and reaped.
+    Exited(ProcessExit),
 }
 
 /// How an unload treats requests in flight.
@@ -222,12 +209,7 @@ impl Scheduler {
     /// A fleet without workers.
     #[must_use]
     pub fn new(rules: Rules) -> Self {
-        Self {
-            rules,
-            models: BTreeMap::new(),
-            workers_started: 0,
-            draining_until: None,
-        }
+        Self { rules, models: BTreeMap::new(), workers_started: 0, draining_until: None }
     }
 
     /// Decides. Effects are to be carried out in their order.
@@ -240,16 +222,8 @@ impl Scheduler {
             effects: Vec::new(),
         };
         match event {
-            Event::Acquire {
-                model,
-                ticket,
-                keep_alive,
-                fingerprint,
-            } => {
-                let entry = self
-                    .models
-                    .entry(model.clone())
-                    .or_insert_with(|| Model::new(model));
+            Event::Acquire { model, ticket, keep_alive, fingerprint } => {
+                let entry = self.models.entry(model.clone()).or_insert_with(|| Model::new(model));
                 entry.acquire(ticket, keep_alive, fingerprint, &mut step);
             }
             Event::Leave { model, ticket } => {
@@ -264,14 +238,10 @@ impl Scheduler {
             }
             Event::Drain { until } => {
                 // A second order may only bring the end nearer.
-                let until = self
-                    .draining_until
-                    .map_or(until, |before| before.min(until));
+                let until = self.draining_until.map_or(until, |before| before.min(until));
                 self.draining_until = Some(until);
                 step.draining = true;
-                self.models
-                    .values_mut()
-                    .for_each(|entry| entry.drain(until, &mut step));
+                self.models.values_mut().for_each(|entry| entry.drain(until, &mut step));
             }
             Event::Tick => {
                 let drain_over = self.draining_until.filter(|until| *until <= now);
@@ -282,46 +252,13 @@ impl Scheduler {
                     }
                 }
             }
-            Event::LoadProgress {
-                model,
-                worker,
-                stage,
-                fraction,
-            } => {
-                if let Some(entry) = own(&mut self.models, &model, worker) {
-                    entry.load_progress(stage, fraction, &step);
-                }
-            }
-            Event::Progress { model, worker } => {
-                if let Some(entry) = own(&mut self.models, &model, worker) {
-                    entry.progress(&step);
-                }
-            }
-            Event::Ready {
-                model,
-                worker,
-                slots,
-            } => {
-                if let Some(entry) = own(&mut self.models, &model, worker) {
-                    entry.ready(slots, &mut step);
-                }
-            }
-            Event::Failed {
-                model,
-                worker,
-                failure,
-            } => {
-                if let Some(entry) = own(&mut self.models, &model, worker) {
-                    entry.failed(failure, &mut step);
-                }
-            }
-            Event::Exited {
-                model,
-                worker,
-                exit,
-            } => {
-                if let Some(entry) = own(&mut self.models, &model, worker) {
-                    entry.exited(exit, &mut step);
+            Event::Worker { model, worker, news } => {
+                let entry = self.models.get_mut(&model);
+                let own = |entry: &&mut Model| {
+                    entry.state().and_then(WorkerState::worker) == Some(worker)
+                };
+                if let Some(entry) = entry.filter(own) {
+                    entry.hear(news, &mut step);
                 }
             }
         }
@@ -331,15 +268,11 @@ impl Scheduler {
     /// When [`Event::Tick`] is due next; `None` is never.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let of_models = self
-            .models
-            .values()
-            .filter_map(|model| model.next_deadline(self.rules.queue_timeout));
+        let of_models =
+            self.models.values().filter_map(|model| model.next_deadline(self.rules.queue_timeout));
         // Once the drain's deadline has passed nothing waits for it any more.
         let of_drain = self.draining_until.filter(|_| {
-            self.models
-                .values()
-                .any(|m| matches!(m.state(), Some(WorkerState::Busy { .. })))
+            self.models.values().any(|m| matches!(m.state(), Some(WorkerState::Busy { .. })))
         });
         of_models.chain(of_drain).min()
     }
@@ -347,28 +280,13 @@ impl Scheduler {
     /// Whether no worker process is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.models
-            .values()
-            .all(|model| model.state().and_then(WorkerState::worker).is_none())
+        self.models.values().all(|model| model.state().and_then(WorkerState::worker).is_none())
     }
 
     /// What there is to tell about every model that was ever asked for, by name.
     pub fn view(&self) -> impl Iterator<Item = ModelView> {
-        self.models
-            .values()
-            .map(|model| ModelView::of(model, &self.rules))
+        self.models.values().map(|model| ModelView::of(model, &self.rules))
     }
-}
-
-/// The model, if `worker` is its present worker. News of former workers change nothing.
-fn own<'a>(
-    models: &'a mut BTreeMap<ModelName, Model>,
-    model: &ModelName,
-    worker: WorkerId,
-) -> Option<&'a mut Model> {
-    models
-        .get_mut(model)
-        .filter(|entry| entry.state().and_then(WorkerState::worker) == Some(worker))
 }
 
 /// What one call of [`Scheduler::handle`] hands to the model concerned.

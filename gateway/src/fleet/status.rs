@@ -45,10 +45,7 @@ impl ModelStatus {
     /// Whether there is a process.
     #[must_use]
     pub fn has_worker(&self) -> bool {
-        self.view
-            .phase
-            .as_ref()
-            .is_some_and(|phase| phase.worker.is_some())
+        self.view.phase.as_ref().is_some_and(|phase| phase.worker.is_some())
     }
 
     /// The worker's memory in RAM, in bytes, read now.

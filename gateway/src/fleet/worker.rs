@@ -115,12 +115,8 @@ impl WorkerState {
             Self::Starting { stalls_at, .. } | Self::Busy { stalls_at, .. } => Some(*stalls_at),
             Self::Idle { expires_at, .. } => *expires_at,
             Self::Stopping { kill_at, .. } => *kill_at,
-            Self::Failed {
-                retry: Retry::At(at),
-            } => Some(*at),
-            Self::Failed {
-                retry: Retry::WhenFilesChange(_),
-            } => None,
+            Self::Failed { retry: Retry::At(at) } => Some(*at),
+            Self::Failed { retry: Retry::WhenFilesChange(_) } => None,
         }
     }
 }

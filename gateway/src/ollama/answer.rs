@@ -84,11 +84,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(shape: Shape, model: String, generation: Generation) -> Self {
-        Self {
-            shape,
-            model,
-            generation,
-        }
+        Self { shape, model, generation }
     }
 
     /// Everything in one object.
@@ -96,11 +92,7 @@ impl Answer {
     /// # Errors
     /// [`ApiError`] if the answer breaks off.
     pub(super) async fn whole(self) -> Result<Response<Body>, ApiError> {
-        let Self {
-            shape,
-            model,
-            generation,
-        } = self;
+        let Self { shape, model, generation } = self;
         let arrived = generation.arrived();
         let (text, finish) = generation.collect().await?;
         let end = End::new(&finish, arrived.elapsed());
@@ -137,22 +129,9 @@ impl Answer {
 
 fn line<'a>(shape: Shape, model: &'a str, text: &'a str, end: Option<End>) -> Line<'a> {
     let (message, response) = match shape {
-        Shape::Chat => (
-            Some(Message {
-                role: "assistant",
-                content: text,
-            }),
-            None,
-        ),
+        Shape::Chat => (Some(Message { role: "assistant", content: text }), None),
         Shape::Generate => (None, Some(text)),
     };
     let created_at = date(jiff::Timestamp::now());
-    Line {
-        model,
-        created_at,
-        message,
-        response,
-        done: end.is_some(),
-        end,
-    }
+    Line { model, created_at, message, response, done: end.is_some(), end }
 }

@@ -30,11 +30,7 @@ pub async fn serve(app: &App, request_body: &[u8]) -> Result<Response<Body>, Api
     let model = meter.check(find_model(&app.catalog, &ask.model).await)?;
     let generation = Generation::start(&app.fleet, &model, ask.keep_alive, body, meter).await?;
     let answer = Answer::new(Shape::Chat, ask.model, generation);
-    if stream {
-        Ok(answer.streamed())
-    } else {
-        answer.whole().await
-    }
+    if stream { Ok(answer.streamed()) } else { answer.whole().await }
 }
 
 type Request = (bool, GenerateBody);
@@ -55,20 +51,8 @@ fn parse(map: &Map<String, Value>) -> Result<(Ask, Option<Request>), ApiError> {
         }
     }
     let messages = Value::Array(messages::normalise(messages)?);
-    let Options {
-        sampling,
-        stop,
-        max_tokens,
-    } = options::options(fields)?;
-    let prompt = Prompt::Chat {
-        messages: JsonText(messages.to_string()),
-        tools: None,
-    };
-    let body = GenerateBody {
-        prompt,
-        sampling,
-        stop,
-        max_tokens,
-    };
+    let Options { sampling, stop, max_tokens } = options::options(fields)?;
+    let prompt = Prompt::Chat { messages: JsonText(messages.to_string()), tools: None };
+    let body = GenerateBody { prompt, sampling, stop, max_tokens };
     Ok((ask, Some((options::stream(fields)?, body))))
 }

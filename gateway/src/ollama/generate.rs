@@ -29,11 +29,7 @@ pub async fn serve(app: &App, request_body: &[u8]) -> Result<Response<Body>, Api
     let model = meter.check(find_model(&app.catalog, &ask.model).await)?;
     let generation = Generation::start(&app.fleet, &model, ask.keep_alive, body, meter).await?;
     let answer = Answer::new(Shape::Generate, ask.model, generation);
-    if stream {
-        Ok(answer.streamed())
-    } else {
-        answer.whole().await
-    }
+    if stream { Ok(answer.streamed()) } else { answer.whole().await }
 }
 
 type Request = (bool, GenerateBody);
@@ -60,21 +56,9 @@ fn parse(map: &Map<String, Value>) -> Result<(Ask, Option<Request>), ApiError> {
             messages.push(json!({ "role": "system", "content": system }));
         }
         messages.push(json!({ "role": "user", "content": text }));
-        Prompt::Chat {
-            messages: JsonText(Value::Array(messages).to_string()),
-            tools: None,
-        }
+        Prompt::Chat { messages: JsonText(Value::Array(messages).to_string()), tools: None }
     };
-    let Options {
-        sampling,
-        stop,
-        max_tokens,
-    } = options::options(fields)?;
-    let body = GenerateBody {
-        prompt,
-        sampling,
-        stop,
-        max_tokens,
-    };
+    let Options { sampling, stop, max_tokens } = options::options(fields)?;
+    let body = GenerateBody { prompt, sampling, stop, max_tokens };
     Ok((ask, Some((options::stream(fields)?, body))))
 }

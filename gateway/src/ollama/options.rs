@@ -23,10 +23,7 @@ pub(super) fn ask(fields: Fields<'_>) -> Result<Ask, ApiError> {
     let model = match (fields.text("model")?, fields.text("name")?) {
         (Some(model), _) | (None, Some(model)) if !model.is_empty() => model.to_owned(),
         _ => {
-            return Err(ApiError::invalid(
-                "model",
-                "`model` is missing: say which model to use",
-            ));
+            return Err(ApiError::invalid("model", "`model` is missing: say which model to use"));
         }
     };
     let keep_alive = match fields.get("keep_alive") {
@@ -46,16 +43,9 @@ pub(super) fn refuse_what_is_not_served(fields: Fields<'_>) -> Result<(), ApiErr
 
 /// `options`, on top of Ollama's defaults.
 pub(super) fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
-    let defaults = Sampling {
-        temperature: 0.8,
-        top_k: 40,
-        top_p: 0.9,
-        ..Sampling::default()
-    };
+    let defaults = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, ..Sampling::default() };
     let empty = serde_json::Map::new();
-    let given = fields
-        .object("options", "options.")?
-        .unwrap_or(Fields::new(&empty));
+    let given = fields.object("options", "options.")?.unwrap_or(Fields::new(&empty));
     let sampling = Sampling {
         repetition_penalty: given
             .number("repeat_penalty", 0.01..=10.0)?
@@ -66,17 +56,12 @@ pub(super) fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
         frequency_penalty: given
             .number("frequency_penalty", -2.0..=2.0)?
             .unwrap_or(defaults.frequency_penalty),
-        temperature: given
-            .number("temperature", 0.0..=10.0)?
-            .unwrap_or(defaults.temperature),
+        temperature: given.number("temperature", 0.0..=10.0)?.unwrap_or(defaults.temperature),
         top_k: given.count("top_k")?.unwrap_or(defaults.top_k),
         top_p: given.number("top_p", 0.0..=1.0)?.unwrap_or(defaults.top_p),
         min_p: given.number("min_p", 0.0..=1.0)?.unwrap_or(defaults.min_p),
         // -1 is "random", as absent is.
-        seed: given
-            .integer("seed")?
-            .filter(|seed| *seed != -1)
-            .map(i64::cast_unsigned),
+        seed: given.integer("seed")?.filter(|seed| *seed != -1).map(i64::cast_unsigned),
     };
     Ok(Options {
         sampling,
@@ -95,10 +80,7 @@ pub(super) fn refuse_images(fields: Fields<'_>, path: &str) -> Result<(), ApiErr
     match fields.get("images") {
         None => Ok(()),
         Some(Value::Array(images)) if images.is_empty() => Ok(()),
-        Some(_) => Err(ApiError::invalid(
-            path,
-            "this model reads text only, no images",
-        )),
+        Some(_) => Err(ApiError::invalid(path, "this model reads text only, no images")),
     }
 }
 
@@ -112,10 +94,7 @@ mod tests {
             json!({"options": {"temperature": 0, "num_predict": -1, "seed": 7, "stop": "x"}});
         let options = options(Fields::new(value.as_object().unwrap())).unwrap();
         let sampling = options.sampling;
-        assert_eq!(
-            (sampling.temperature, sampling.top_k, sampling.top_p),
-            (0.0, 40, 0.9)
-        );
+        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.0, 40, 0.9));
         assert_eq!((sampling.seed, options.max_tokens), (Some(7), None));
         assert_eq!(options.stop, ["x"]);
     }
@@ -124,9 +103,6 @@ mod tests {
     fn a_wrong_option_is_named_with_its_path() {
         let value = json!({"options": {"top_p": 2}});
         let error = options(Fields::new(value.as_object().unwrap())).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`options.top_p` must be between 0 and 1, not 2"
-        );
+        assert_eq!(error.to_string(), "`options.top_p` must be between 0 and 1, not 2");
     }
 }

@@ -83,11 +83,7 @@ fn describe(snapshot: &Snapshot, now: Instant, wall: jiff::Timestamp) -> Ps<'_> 
     live.sort_by_key(|(leaves_in, _)| std::cmp::Reverse(*leaves_in));
     Ps {
         models: live.into_iter().map(|(_, process)| process).collect(),
-        failed: snapshot
-            .models
-            .iter()
-            .filter_map(|status| failed(status, now, wall))
-            .collect(),
+        failed: snapshot.models.iter().filter_map(|status| failed(status, now, wall)).collect(),
     }
 }
 
@@ -97,9 +93,7 @@ fn process<'a>(
     wall: jiff::Timestamp,
 ) -> (Duration, Process<'a>) {
     let phase = status.view.phase.as_ref();
-    let leaves_in = phase
-        .and_then(|phase| phase.next.leaves_in(now))
-        .unwrap_or(FOREVER);
+    let leaves_in = phase.and_then(|phase| phase.next.leaves_in(now)).unwrap_or(FOREVER);
     let card = status.worker.card.as_deref();
     let resident = status.resident_bytes();
     let provider = card.map(|card| card.execution_provider);
@@ -127,10 +121,7 @@ fn process<'a>(
         loaded_at: status.worker.loaded_at.map(date),
         load_progress: phase
             .and_then(|phase| phase.progress)
-            .map(|(stage, fraction)| LoadProgress {
-                stage: stage.as_str(),
-                fraction,
-            }),
+            .map(|(stage, fraction)| LoadProgress { stage: stage.as_str(), fraction }),
         restarts: status.view.restarts,
         last_error: status.view.last_failure.as_ref().map(ToString::to_string),
     };
@@ -180,13 +171,7 @@ mod tests {
         ModelStatus {
             view: ModelView {
                 name: name.clone(),
-                phase: Some(PhaseView {
-                    word,
-                    worker,
-                    in_flight: 1,
-                    progress: None,
-                    next,
-                }),
+                phase: Some(PhaseView { word, worker, in_flight: 1, progress: None, next }),
                 queued: 2,
                 keep_alive: KeepAlive::For(Duration::from_secs(10)),
                 restarts: 0,
@@ -201,11 +186,7 @@ mod tests {
                 digest: "ab".repeat(32),
                 family: "llama".to_owned(),
             }),
-            worker: WorkerFacts {
-                pid: None,
-                card: None,
-                loaded_at: None,
-            },
+            worker: WorkerFacts { pid: None, card: None, loaded_at: None },
         }
     }
 
@@ -213,15 +194,8 @@ mod tests {
     fn ollamas_fields_come_first_and_exactly() {
         let now = Instant::now();
         let wall = jiff::Timestamp::UNIX_EPOCH;
-        let busy = status(
-            "m",
-            NextView::After(KeepAlive::For(Duration::from_secs(10))),
-            "busy",
-        );
-        let snapshot = Snapshot {
-            models: vec![busy],
-            draining: false,
-        };
+        let busy = status("m", NextView::After(KeepAlive::For(Duration::from_secs(10))), "busy");
+        let snapshot = Snapshot { models: vec![busy], draining: false };
         let value = to_value(describe(&snapshot, now, wall)).unwrap();
         let entry = value["models"][0].as_object().unwrap();
         let keys: Vec<&str> = entry.keys().map(String::as_str).take(8).collect();
@@ -240,10 +214,7 @@ mod tests {
         );
         assert_eq!(entry["name"], "m:latest");
         assert_eq!(entry["expires_at"], "1970-01-01T00:00:10.000000+00:00");
-        assert_eq!(
-            (&entry["in_flight"], &entry["queued"]),
-            (&json!(1), &json!(2))
-        );
+        assert_eq!((&entry["in_flight"], &entry["queued"]), (&json!(1), &json!(2)));
         assert_eq!(value["failed"], json!([]));
     }
 
@@ -257,24 +228,12 @@ mod tests {
             status("c", at(50), "idle"),
             status("d", NextView::Retry(None), "failed"),
         ];
-        let snapshot = Snapshot {
-            models,
-            draining: false,
-        };
+        let snapshot = Snapshot { models, draining: false };
         let value = to_value(describe(&snapshot, now, jiff::Timestamp::UNIX_EPOCH)).unwrap();
-        let names: Vec<_> = value["models"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|m| &m["name"])
-            .collect();
+        let names: Vec<_> =
+            value["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
         assert_eq!(names, ["b:latest", "c:latest", "a:latest"]);
-        assert!(
-            value["models"][0]["expires_at"]
-                .as_str()
-                .unwrap()
-                .starts_with("2261")
-        );
+        assert!(value["models"][0]["expires_at"].as_str().unwrap().starts_with("2261"));
         assert_eq!(
             value["failed"],
             json!([{"name": "d:latest", "retry_at": null,

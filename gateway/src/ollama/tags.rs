@@ -38,7 +38,5 @@ pub async fn list(app: &App) -> Response<Body> {
         details: Details::of(model),
         capabilities: ["completion"],
     });
-    http::json(&Tags {
-        models: models.collect(),
-    })
+    http::json(&Tags { models: models.collect() })
 }

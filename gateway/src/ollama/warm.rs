@@ -61,18 +61,12 @@ async fn load_or_unload(
 ) -> Result<&'static str, ApiError> {
     let model = find_model(&app.catalog, &ask.model).await?;
     meter.set_model(&model.name);
-    if ask
-        .keep_alive
-        .is_some_and(crate::keep_alive::KeepAlive::is_zero)
-    {
+    if ask.keep_alive.is_some_and(crate::keep_alive::KeepAlive::is_zero) {
         app.fleet.unload(&model.name, UnloadMode::WhenIdle).await;
         return Ok("unload");
     }
     // The lease is what a load is; nothing needs to be sent.
     let lease = app.fleet.acquire(&model, ask.keep_alive).await;
-    drop(lease.map_err(|refusal| ApiError::Refused {
-        model: model.name.clone(),
-        refusal,
-    })?);
+    drop(lease.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?);
     Ok("load")
 }

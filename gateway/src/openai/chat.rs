@@ -29,19 +29,11 @@ pub async fn serve(app: &App, request_body: &[u8]) -> Result<Response<Body>, Api
         ChatAsk::Warm(ask) => return warm::chat(app, &ask, meter).await,
     };
     let model = meter.check(find_model(&app.catalog, &request.ask.model).await)?;
-    let ChatRequest {
-        ask,
-        stream,
-        include_usage,
-        body,
-    } = request;
+    let ChatRequest { ask, stream, include_usage, body } = request;
     let generation = Generation::start(&app.fleet, &model, ask.keep_alive, body, meter).await?;
     let answer = Answer::new(ask.model);
     if stream {
-        Ok(http::streamed(
-            sse::CONTENT_TYPE,
-            events(generation, answer, include_usage),
-        ))
+        Ok(http::streamed(sse::CONTENT_TYPE, events(generation, answer, include_usage)))
     } else {
         let (text, finish) = generation.collect().await?;
         Ok(http::json(&answer.whole(text, &finish)))
@@ -51,12 +43,7 @@ pub async fn serve(app: &App, request_body: &[u8]) -> Result<Response<Body>, Api
 /// The stream's body. The role comes first, the reason for the end in a chunk of its own, then the
 /// usage if it was asked for.
 fn events(generation: Generation, answer: Answer, include_usage: bool) -> Body {
-    let start = State {
-        generation,
-        answer,
-        include_usage,
-        begun: false,
-    };
+    let start = State { generation, answer, include_usage, begun: false };
     body::parts(stream::unfold(Some(start), |state| async {
         let mut state = state?;
         let mut out = Vec::with_capacity(256);
@@ -88,10 +75,7 @@ impl State {
             sse::push_event(out, &self.answer.role_chunk(self.include_usage));
         }
         if !piece.text.is_empty() {
-            sse::push_event(
-                out,
-                &self.answer.text_chunk(&piece.text, self.include_usage),
-            );
+            sse::push_event(out, &self.answer.text_chunk(&piece.text, self.include_usage));
         }
         let Some(finish) = piece.finish else {
             return true;

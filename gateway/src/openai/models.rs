@@ -14,10 +14,7 @@ use crate::stream::Body;
 pub async fn list(app: &App) -> Response<Body> {
     let models = app.catalog.models().await;
     let data = models.values().map(|model| describe(model)).collect();
-    http::json(&ListModelResponse {
-        object: "list".to_owned(),
-        data,
-    })
+    http::json(&ListModelResponse { object: "list".to_owned(), data })
 }
 
 /// One model.

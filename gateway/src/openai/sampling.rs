@@ -21,9 +21,7 @@ pub(super) fn sampling(fields: Fields<'_>) -> Result<Sampling, ApiError> {
         frequency_penalty: fields
             .number("frequency_penalty", -2.0..=2.0)?
             .unwrap_or(default.frequency_penalty),
-        temperature: fields
-            .number("temperature", 0.0..=2.0)?
-            .unwrap_or(default.temperature),
+        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
         // Elsewhere -1 means "all", which is what absent means here.
         top_k: fields.count("top_k")?.unwrap_or(default.top_k),
         top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p),

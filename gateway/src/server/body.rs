@@ -17,16 +17,14 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) async fn read(body: Incoming) -> Result<Bytes, ApiError> {
     // What announces itself as too long is not read at all.
     if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(ApiError::BodyTooLarge {
-            limit: BODY_BYTES_MAX,
-        });
+        return Err(ApiError::BodyTooLarge { limit: BODY_BYTES_MAX });
     }
     let limited = Limited::new(body, BODY_BYTES_MAX).collect();
     match tokio::time::timeout(BODY_TIMEOUT, limited).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge {
-            limit: BODY_BYTES_MAX,
-        }),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(ApiError::BodyTooLarge { limit: BODY_BYTES_MAX })
+        }
         Ok(Err(error)) => Err(ApiError::BodyBroken(error.to_string())),
         Err(_elapsed) => Err(ApiError::BodyTooSlow(BODY_TIMEOUT)),
     }

@@ -67,10 +67,7 @@ async fn serve(
 }
 
 fn render_metrics(app: &App) -> Response<Body> {
-    metrics::observe(
-        &app.fleet.snapshot(),
-        app.connections.load(Ordering::Relaxed),
-    );
+    metrics::observe(&app.fleet.snapshot(), app.connections.load(Ordering::Relaxed));
     http::text(METRICS_TYPE, app.metrics.render())
 }
 
@@ -80,11 +77,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         let bytes = value.as_bytes();
         (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
     };
-    headers
-        .get(X_REQUEST_ID)
-        .filter(harmless)
-        .cloned()
-        .unwrap_or_else(|| {
-            HeaderValue::try_from(http::new_id("req_")).expect("hex digits are a header value")
-        })
+    headers.get(X_REQUEST_ID).filter(harmless).cloned().unwrap_or_else(|| {
+        HeaderValue::try_from(http::new_id("req_")).expect("hex digits are a header value")
+    })
 }

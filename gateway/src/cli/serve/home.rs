@@ -29,11 +29,7 @@ impl Home {
         let lock = lock(root, &own_run)?;
         let run = runtime_dir(own_run)?;
         remove_stale_sockets(&run);
-        Ok(Self {
-            models,
-            run,
-            _lock: lock,
-        })
+        Ok(Self { models, run, _lock: lock })
     }
 
     pub(super) fn models_dir(&self) -> &Path {
@@ -61,10 +57,7 @@ fn make(path: &Path) -> Result<(), Failure> {
 fn lock(root: &Path, run: &Path) -> Result<File, Failure> {
     let path = run.join("lock");
     let failed = |error: &std::io::Error| {
-        Failure::new(
-            Exit::Config,
-            format!("can't lock {}: {error}", path.display()),
-        )
+        Failure::new(Exit::Config, format!("can't lock {}: {error}", path.display()))
     };
     let file = File::options()
         .create(true)
@@ -103,9 +96,7 @@ fn remove_stale_sockets(run: &Path) {
         return;
     };
     for path in entries.flatten().map(|entry| entry.path()) {
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "sock")
+        if path.extension().is_some_and(|extension| extension == "sock")
             && let Err(error) = fs::remove_file(&path)
         {
             tracing::warn!(path = %path.display(), %error, "a stale socket can't be removed");
@@ -113,7 +104,8 @@ fn remove_stale_sockets(run: &Path) {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 
@@ -123,11 +115,7 @@ mod tests {
         let first = Home::open(root.path()).unwrap();
         let second = Home::open(root.path()).unwrap_err();
         assert_eq!(second.exit, Exit::Busy);
-        assert!(
-            second.message.starts_with("another gateway uses"),
-            "{}",
-            second.message
-        );
+        assert!(second.message.starts_with("another gateway uses"), "{}", second.message);
         drop(first);
         Home::open(root.path()).unwrap();
     }

@@ -42,11 +42,7 @@ async fn copy(label: String, stream: impl AsyncRead + Unpin) {
     let mut budget = Budget::new(Instant::now());
     loop {
         line.clear();
-        match (&mut reader)
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)
-            .await
-        {
+        match (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
             Ok(0) => break,
             Ok(_) => {}
             Err(error) => {
@@ -95,11 +91,7 @@ enum Verdict {
 
 impl Budget {
     fn new(now: Instant) -> Self {
-        Self {
-            second: now,
-            spent: 0,
-            dropped: 0,
-        }
+        Self { second: now, spent: 0, dropped: 0 }
     }
 
     fn spend(&mut self, now: Instant) -> Verdict {
@@ -112,9 +104,7 @@ impl Budget {
             self.dropped += 1;
             return Verdict::Drop;
         }
-        Verdict::Log {
-            dropped: std::mem::take(&mut self.dropped),
-        }
+        Verdict::Log { dropped: std::mem::take(&mut self.dropped) }
     }
 }
 
@@ -124,10 +114,7 @@ mod tests {
 
     #[test]
     fn control_characters_are_escaped() {
-        assert_eq!(
-            printable(b"\x1b[31mred\x1b[0m\ttab\r\n"),
-            "\\u{1b}[31mred\\u{1b}[0m\ttab"
-        );
+        assert_eq!(printable(b"\x1b[31mred\x1b[0m\ttab\r\n"), "\\u{1b}[31mred\\u{1b}[0m\ttab");
         assert_eq!(printable(b"caf\xc3\xa9 \xff"), "café \u{fffd}");
     }
 
@@ -135,9 +122,7 @@ mod tests {
     fn a_flood_is_counted_and_the_count_told_in_the_next_second() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
-        let logged = (0..80)
-            .filter(|_| matches!(budget.spend(start), Verdict::Log { .. }))
-            .count();
+        let logged = (0..80).filter(|_| matches!(budget.spend(start), Verdict::Log { .. })).count();
         assert_eq!(logged, 50);
         let later = start + Duration::from_secs(1);
         assert!(matches!(budget.spend(later), Verdict::Log { dropped: 30 }));

@@ -35,20 +35,14 @@ impl Spawner {
         Ok(Self)
     }
 
-    #[expect(
-        clippy::unused_async,
-        reason = "the path on Unix has to wait for its thread"
-    )]
+    #[expect(clippy::unused_async, reason = "the path on Unix has to wait for its thread")]
     pub(in crate::fleet) async fn spawn(&self, launch: Launch) -> Result<Child, SpawnError> {
         let program = launch.program.clone();
         spawn(&launch).map_err(|source| SpawnError::new(program, source))
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that starts processes"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
 pub(super) fn spawn(launch: &Launch) -> io::Result<Child> {
     let mut child = tokio::process::Command::new(&launch.program)
         .args(&launch.arguments)
@@ -59,9 +53,7 @@ pub(super) fn spawn(launch: &Launch) -> io::Result<Child> {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let pid = child
-        .id()
-        .ok_or_else(|| io::Error::other("it ended at once"))?;
+    let pid = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
     log::follow(&launch.label, child.stdout.take(), child.stderr.take());
     let (kill, mut orders) = mpsc::channel(1);
     let (report, exit) = oneshot::channel();
@@ -76,17 +68,11 @@ pub(super) fn spawn(launch: &Launch) -> io::Result<Child> {
             }
         };
         let exit = status.map_or(ProcessExit::Unknown, |status| {
-            status
-                .code()
-                .map_or(ProcessExit::Signal(9), ProcessExit::Code)
+            status.code().map_or(ProcessExit::Signal(9), ProcessExit::Code)
         });
         // Nobody may be listening any more, when the gateway is ending.
         let _ = report.send(exit);
     };
     super::log::detach(reaper);
-    Ok(Child {
-        pid,
-        signals: Signals::Handle(Handle { kill }),
-        exit,
-    })
+    Ok(Child { pid, signals: Signals::Handle(Handle { kill }), exit })
 }

@@ -12,11 +12,7 @@ fn shell(script: &str) -> Launch {
 }
 
 async fn spawn(script: &str) -> Child {
-    Spawner::start()
-        .unwrap()
-        .spawn(shell(script))
-        .await
-        .unwrap()
+    Spawner::start().unwrap().spawn(shell(script)).await.unwrap()
 }
 
 /// A fifo that a script holds open as descriptor 3: opening it waits for the script, and its end
@@ -39,9 +35,7 @@ impl Fifo {
     /// Reads everything that is written, up to the end.
     async fn read(&self) -> String {
         let path = self.path();
-        tokio::task::spawn_blocking(move || std::fs::read_to_string(path).unwrap())
-            .await
-            .unwrap()
+        tokio::task::spawn_blocking(move || std::fs::read_to_string(path).unwrap()).await.unwrap()
     }
 
     /// Waits for one line and leaves the rest.
@@ -60,10 +54,7 @@ impl Fifo {
 #[tokio::test]
 async fn an_exit_code_and_a_signal_are_told_apart() {
     assert_eq!(spawn("exit 65").await.exited().await, ProcessExit::Code(65));
-    assert_eq!(
-        spawn("kill -9 $$").await.exited().await,
-        ProcessExit::Signal(9)
-    );
+    assert_eq!(spawn("kill -9 $$").await.exited().await, ProcessExit::Signal(9));
 }
 
 #[tokio::test]
@@ -79,10 +70,8 @@ async fn terminating_asks_and_killing_does_not() {
     polite.terminate();
     assert_eq!(polite.exited().await, ProcessExit::Signal(15));
     let fifo = Fifo::new();
-    let script = format!(
-        "trap '' TERM; echo deaf > {}; while :; do :; done",
-        fifo.path().display()
-    );
+    let script =
+        format!("trap '' TERM; echo deaf > {}; while :; do :; done", fifo.path().display());
     let mut stubborn = spawn(&script).await;
     assert_eq!(fifo.line().await, "deaf\n");
     stubborn.terminate();
@@ -94,10 +83,7 @@ async fn terminating_asks_and_killing_does_not() {
 #[tokio::test]
 async fn a_grandchild_goes_with_its_group() {
     let fifo = Fifo::new();
-    let script = format!(
-        "exec 3>{}; (while :; do :; done) & exit 0",
-        fifo.path().display()
-    );
+    let script = format!("exec 3>{}; (while :; do :; done) & exit 0", fifo.path().display());
     let mut child = spawn(&script).await;
     // The end of the fifo is the death of the grandchild, which nobody else would bring about.
     assert_eq!(fifo.read().await, "");
@@ -106,10 +92,7 @@ async fn a_grandchild_goes_with_its_group() {
 
 #[tokio::test]
 async fn a_program_that_is_not_there_is_named_with_what_to_do() {
-    let launch = Launch {
-        program: "/no/such/program".into(),
-        ..shell("")
-    };
+    let launch = Launch { program: "/no/such/program".into(), ..shell("") };
     let error = Spawner::start().unwrap().spawn(launch).await.unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -31,9 +31,7 @@ struct Job {
 impl Spawner {
     pub(in crate::fleet) fn start() -> io::Result<Self> {
         let (jobs, inbox) = sync_channel(64);
-        std::thread::Builder::new()
-            .name("spawner".to_owned())
-            .spawn(move || spawn_all(&inbox))?;
+        std::thread::Builder::new().name("spawner".to_owned()).spawn(move || spawn_all(&inbox))?;
         Ok(Self { jobs })
     }
 
@@ -42,9 +40,7 @@ impl Spawner {
         let (program, label) = (launch.program.clone(), launch.label.clone());
         let (answer, started) = oneshot::channel();
         // A full channel means 64 spawns under way: a spawn takes a millisecond.
-        self.jobs
-            .try_send(Job { launch, answer })
-            .map_err(|_full| SpawnError::NoSpawner)?;
+        self.jobs.try_send(Job { launch, answer }).map_err(|_full| SpawnError::NoSpawner)?;
         let child = started
             .await
             .map_err(|_gone| SpawnError::NoSpawner)?
@@ -63,10 +59,7 @@ fn spawn_all(inbox: &Receiver<Job>) {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that starts processes"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
 fn spawn(launch: &Launch) -> io::Result<std::process::Child> {
     Command::new(&launch.program)
         .args(&launch.arguments)
@@ -82,36 +75,17 @@ fn spawn(launch: &Launch) -> io::Result<std::process::Child> {
 /// Gives the child a thread that reaps it and tasks that read its output.
 fn adopt(mut child: std::process::Child, label: &str) -> io::Result<Child> {
     let pid = child.id();
-    let stdout = child
-        .stdout
-        .take()
-        .map(tokio::process::ChildStdout::from_std)
-        .transpose()?;
-    let stderr = child
-        .stderr
-        .take()
-        .map(tokio::process::ChildStderr::from_std)
-        .transpose()?;
+    let stdout = child.stdout.take().map(tokio::process::ChildStdout::from_std).transpose()?;
+    let stderr = child.stderr.take().map(tokio::process::ChildStderr::from_std).transpose()?;
     log::follow(label, stdout, stderr);
-    let group = Group {
-        state: Arc::new(Mutex::new(GroupState {
-            id: pid_of(pid),
-            alive: true,
-        })),
-    };
+    let group = Group { state: Arc::new(Mutex::new(GroupState { id: pid_of(pid), alive: true })) };
     let (report, exit) = oneshot::channel();
     let reaped = group.clone();
-    std::thread::Builder::new()
-        .name(format!("reap-{pid}"))
-        .spawn(move || {
-            // Nobody may be listening any more, when the gateway is ending.
-            let _ = report.send(reaped.reap(child));
-        })?;
-    Ok(Child {
-        pid,
-        signals: Signals::Group(group),
-        exit,
-    })
+    std::thread::Builder::new().name(format!("reap-{pid}")).spawn(move || {
+        // Nobody may be listening any more, when the gateway is ending.
+        let _ = report.send(reaped.reap(child));
+    })?;
+    Ok(Child { pid, signals: Signals::Group(group), exit })
 }
 
 fn pid_of(pid: u32) -> Pid {

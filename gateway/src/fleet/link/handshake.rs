@@ -59,15 +59,13 @@ pub(in crate::fleet) async fn accept(
     };
     let socket = Arc::new(socket);
     let sender = Arc::clone(&socket);
-    let mut inbox = Inbox {
-        socket,
-        frames: FrameBuffer::default(),
-        chunk: vec![0; READ_BYTES],
-    };
+    let mut inbox = Inbox { socket, frames: FrameBuffer::default(), chunk: vec![0; READ_BYTES] };
     match inbox.next().await? {
-        Some(FromWorker::Hello {
-            protocol_version, ..
-        }) if protocol_version != PROTOCOL_VERSION => Err(InboxError::Version(protocol_version)),
+        Some(FromWorker::Hello { protocol_version, .. })
+            if protocol_version != PROTOCOL_VERSION =>
+        {
+            Err(InboxError::Version(protocol_version))
+        }
         Some(FromWorker::Hello { pid, token, .. }) => {
             if pid == expected.pid && token == expected.token {
                 Ok((sender, inbox))

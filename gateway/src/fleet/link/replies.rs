@@ -50,13 +50,7 @@ impl Replies {
         table: Arc<Table>,
         cancel: mpsc::OwnedPermit<Vec<u8>>,
     ) -> Self {
-        Self {
-            id,
-            receiver,
-            loss,
-            table,
-            cancel: Some(cancel),
-        }
+        Self { id, receiver, loss, table, cancel: Some(cancel) }
     }
 
     /// The next reply. After the last one there is none to ask for.

@@ -17,28 +17,15 @@ const QUEUE_MAX: usize = 4;
 /// One thing that may happen. Indices choose among whatever is there, modulo its number.
 #[derive(Debug, Clone)]
 enum Happening {
-    Acquire {
-        model: usize,
-        keep_alive: Option<u64>,
-    },
+    Acquire { model: usize, keep_alive: Option<u64> },
     Leave(usize),
-    Unload {
-        model: usize,
-        force: bool,
-    },
+    Unload { model: usize, force: bool },
     Ready(usize),
     Progress(usize),
-    Fail {
-        worker: usize,
-        repeats: bool,
-    },
+    Fail { worker: usize, repeats: bool },
     Exit(usize),
-    Advance {
-        millis: u64,
-    },
-    Drain {
-        millis: u64,
-    },
+    Advance { millis: u64 },
+    Drain { millis: u64 },
 }
 
 /// Nothing is known beforehand: every happening may follow every other.
@@ -99,6 +86,10 @@ struct World {
     drain: Option<Instant>,
 }
 
+fn tell(model: ModelName, worker: WorkerId, news: WorkerNews) -> Event {
+    Event::Worker { model, worker, news }
+}
+
 fn rules() -> Rules {
     Rules {
         keep_alive: KeepAlive::For(Duration::from_secs(10)),
@@ -112,9 +103,9 @@ fn rules() -> Rules {
 
 impl World {
     fn give(&mut self, event: Event) {
-        let effects = self.scheduler.handle(event.clone(), self.now);
-        for effect in effects {
-            self.carry_out(effect, &event);
+        let cause = event.clone();
+        for effect in self.scheduler.handle(event, self.now) {
+            self.carry_out(effect, &cause);
         }
         self.check();
     }
@@ -132,41 +123,26 @@ impl World {
                     killed: false,
                     last_progress: self.now,
                 };
-                assert!(
-                    self.processes.insert(worker, process).is_none(),
-                    "ids are not reused"
-                );
+                assert!(self.processes.insert(worker, process).is_none(), "ids are not reused");
             }
             Effect::Terminate { worker } | Effect::Kill { worker } => {
                 self.stop(worker, &effect, cause)
             }
             Effect::Grant { ticket, worker } => {
                 let process = &self.processes[&worker];
-                assert!(
-                    process.ready && !process.told_to_go,
-                    "a lease is for a ready worker"
-                );
+                assert!(process.ready && !process.told_to_go, "a lease is for a ready worker");
                 let (model, state) = self.tickets.get_mut(&ticket).expect("issued");
                 assert_eq!(*model, process.model);
-                assert!(
-                    matches!(state, Ticket::Waiting { .. }),
-                    "one outcome for each ticket"
-                );
+                assert!(matches!(state, Ticket::Waiting { .. }), "one outcome for each ticket");
                 *state = Ticket::Leased(worker);
             }
             Effect::Refuse { ticket, .. } => {
                 let (_, state) = self.tickets.get_mut(&ticket).expect("issued");
-                assert!(
-                    matches!(state, Ticket::Waiting { .. }),
-                    "one outcome for each ticket"
-                );
+                assert!(matches!(state, Ticket::Waiting { .. }), "one outcome for each ticket");
                 *state = Ticket::Over;
             }
             Effect::Gone { worker, .. } => {
-                assert!(
-                    !self.processes.contains_key(&worker),
-                    "gone only when reaped"
-                );
+                assert!(!self.processes.contains_key(&worker), "gone only when reaped");
             }
         }
     }
@@ -174,16 +150,13 @@ impl World {
     fn stop(&mut self, worker: WorkerId, effect: &Effect, cause: &Event) {
         let leased = self.leases(worker) > 0;
         let drain_over = self.drain.is_some_and(|until| until <= self.now);
-        let process = self
-            .processes
-            .get_mut(&worker)
-            .expect("only live workers are stopped");
+        let process = self.processes.get_mut(&worker).expect("only live workers are stopped");
         let first_order = !process.told_to_go;
         if leased && first_order {
             let hung = process.last_progress + rules().hang_timeout <= self.now;
             let allowed = match cause {
                 Event::Unload { mode, .. } => *mode == UnloadMode::Force,
-                Event::Failed { .. } => true,
+                Event::Worker { news: WorkerNews::Failed(_), .. } => true,
                 Event::Tick => hung || drain_over,
                 Event::Drain { .. } => drain_over,
                 _ => false,
@@ -208,10 +181,7 @@ impl World {
     }
 
     fn leases(&self, worker: WorkerId) -> usize {
-        self.tickets
-            .values()
-            .filter(|(_, t)| *t == Ticket::Leased(worker))
-            .count()
+        self.tickets.values().filter(|(_, t)| *t == Ticket::Leased(worker)).count()
     }
 
     fn check(&self) {
@@ -227,40 +197,26 @@ impl World {
                 .collect();
             let process = self.processes.iter().find(|(_, p)| p.model == model);
             assert!(waiting.len() <= QUEUE_MAX, "the queue is bounded");
-            assert!(
-                waiting.is_empty() || process.is_some(),
-                "who waits waits for a process"
-            );
+            assert!(waiting.is_empty() || process.is_some(), "who waits waits for a process");
             if let Some((id, process)) = process {
                 let free = process.ready && !process.told_to_go && self.leases(*id) < SLOTS;
-                assert!(
-                    !free || waiting.is_empty(),
-                    "nobody waits beside a free slot"
-                );
+                assert!(!free || waiting.is_empty(), "nobody waits beside a free slot");
                 assert!(self.leases(*id) <= SLOTS);
             }
             let deadline = self.scheduler.next_deadline();
             for since in waiting {
                 let latest = since + rules().queue_timeout;
-                assert!(
-                    deadline.is_some_and(|d| d <= latest),
-                    "every wait has a deadline"
-                );
+                assert!(deadline.is_some_and(|d| d <= latest), "every wait has a deadline");
             }
             let view = self.scheduler.view().find(|view| view.name == model);
-            let shown = view
-                .and_then(|view| view.phase)
-                .and_then(|phase| phase.worker);
+            let shown = view.and_then(|view| view.phase).and_then(|phase| phase.worker);
             assert_eq!(shown, process.map(|(id, _)| *id), "what is told is what is");
         }
     }
 
     fn nth_process(&self, index: usize) -> Option<(WorkerId, ModelName)> {
         let count = self.processes.len().max(1);
-        self.processes
-            .iter()
-            .nth(index % count)
-            .map(|(id, p)| (*id, p.model.clone()))
+        self.processes.iter().nth(index % count).map(|(id, p)| (*id, p.model.clone()))
     }
 
     fn leave(&mut self, index: usize) {
@@ -292,30 +248,20 @@ impl World {
         self.now = target;
     }
 
-    fn happen(&mut self, happening: Happening) {
-        match happening {
+    fn happen(&mut self, happening: &Happening) {
+        match *happening {
             Happening::Acquire { model, keep_alive } => {
                 let model: ModelName = MODELS[model].parse().unwrap();
                 let ticket = TicketId(self.tickets.len() as u64);
-                self.tickets
-                    .insert(ticket, (model.clone(), Ticket::Waiting { since: self.now }));
+                self.tickets.insert(ticket, (model.clone(), Ticket::Waiting { since: self.now }));
                 let keep_alive = keep_alive.map(|s| KeepAlive::For(Duration::from_secs(s)));
                 let fingerprint = String::new();
-                self.give(Event::Acquire {
-                    model,
-                    ticket,
-                    keep_alive,
-                    fingerprint,
-                });
+                self.give(Event::Acquire { model, ticket, keep_alive, fingerprint });
             }
             Happening::Leave(index) => self.leave(index),
             Happening::Unload { model, force } => {
                 let model = MODELS[model].parse().unwrap();
-                let mode = if force {
-                    UnloadMode::Force
-                } else {
-                    UnloadMode::WhenIdle
-                };
+                let mode = if force { UnloadMode::Force } else { UnloadMode::WhenIdle };
                 self.give(Event::Unload { model, mode });
             }
             Happening::Ready(index) => {
@@ -326,22 +272,16 @@ impl World {
                 if !process.ready && !process.told_to_go {
                     process.ready = true;
                     process.last_progress = self.now;
-                    self.give(Event::Ready {
-                        model,
-                        worker,
-                        slots: SLOTS,
-                    });
+                    self.give(tell(model, worker, WorkerNews::Ready { slots: SLOTS }));
                 }
             }
             Happening::Progress(index) => {
                 let Some((worker, model)) = self.nth_process(index) else {
                     return;
                 };
-                self.processes
-                    .get_mut(&worker)
-                    .expect("it was just found")
-                    .last_progress = self.now;
-                self.give(Event::Progress { model, worker });
+                self.processes.get_mut(&worker).expect("it was just found").last_progress =
+                    self.now;
+                self.give(tell(model, worker, WorkerNews::Progress));
             }
             Happening::Fail { worker, repeats } => self.fail(worker, repeats),
             Happening::Exit(index) => {
@@ -350,11 +290,7 @@ impl World {
                 };
                 self.processes.remove(&worker);
                 self.end_leases(worker);
-                self.give(Event::Exited {
-                    model,
-                    worker,
-                    exit: ProcessExit::Code(1),
-                });
+                self.give(tell(model, worker, WorkerNews::Exited(ProcessExit::Code(1))));
             }
             Happening::Advance { millis } => self.advance(Duration::from_millis(millis)),
             Happening::Drain { millis } => {
@@ -370,20 +306,9 @@ impl World {
         let Some((worker, model)) = self.nth_process(index) else {
             return;
         };
-        let kind = if repeats {
-            LoadFailureKind::BadFiles
-        } else {
-            LoadFailureKind::Runtime
-        };
-        let failure = WorkerFailure::Load(LoadFailure {
-            kind,
-            message: String::new(),
-        });
-        self.give(Event::Failed {
-            model,
-            worker,
-            failure,
-        });
+        let kind = if repeats { LoadFailureKind::BadFiles } else { LoadFailureKind::Runtime };
+        let failure = WorkerFailure::Load(LoadFailure { kind, message: String::new() });
+        self.give(tell(model, worker, WorkerNews::Failed(failure)));
     }
 
     /// Lets everybody leave and every process obey. Whatever happened before, nothing may remain.
@@ -393,26 +318,15 @@ impl World {
         }
         for _ in 0..10 {
             self.advance(Duration::from_secs(40));
-            let going: Vec<_> = self
-                .processes
-                .iter()
-                .filter(|(_, p)| p.told_to_go)
-                .map(|(id, _)| *id)
-                .collect();
+            let going: Vec<_> =
+                self.processes.iter().filter(|(_, p)| p.told_to_go).map(|(id, _)| *id).collect();
             for worker in going {
                 let process = self.processes.remove(&worker).expect("it was just found");
-                let exit = ProcessExit::Signal(15);
-                self.give(Event::Exited {
-                    model: process.model,
-                    worker,
-                    exit,
-                });
+                let news = WorkerNews::Exited(ProcessExit::Signal(15));
+                self.give(tell(process.model, worker, news));
             }
         }
-        assert!(
-            self.processes.is_empty() && self.scheduler.is_empty(),
-            "everything winds down"
-        );
+        assert!(self.processes.is_empty() && self.scheduler.is_empty(), "everything winds down");
     }
 }
 
@@ -433,7 +347,7 @@ impl StateMachineTest for Fleet {
     }
 
     fn apply(mut world: World, (): &(), happening: Happening) -> World {
-        world.happen(happening);
+        world.happen(&happening);
         world
     }
 

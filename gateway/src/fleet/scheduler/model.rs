@@ -12,7 +12,7 @@ use hearth_shared::protocol::LoadStage;
 use tokio::time::Instant;
 
 use super::queue::{Queue, ServiceTime};
-use super::{Effect, Refusal, Step, UnloadMode};
+use super::{Effect, Refusal, Step, UnloadMode, WorkerNews};
 use crate::fleet::worker::{
     ProcessExit, ReadyWorker, Retry, StopReason, TicketId, WorkerFailure, WorkerId, WorkerState,
 };
@@ -80,13 +80,7 @@ impl Model {
         let waiting = self.queue.len();
         if waiting >= step.rules.queue_max && !self.has_free_slot() {
             let retry_after = self.service.wait_at(waiting, self.slots());
-            return step.refuse(
-                ticket,
-                Refusal::QueueFull {
-                    waiting,
-                    retry_after,
-                },
-            );
+            return step.refuse(ticket, Refusal::QueueFull { waiting, retry_after });
         }
         self.fingerprint = fingerprint;
         if self.queue.is_empty() && matches!(self.state, Some(WorkerState::Stopping { .. })) {
@@ -127,10 +121,7 @@ impl Model {
             }
             (
                 Some(WorkerState::Starting { worker, .. })
-                | Some(WorkerState::Busy {
-                    worker: ReadyWorker { id: worker, .. },
-                    ..
-                }),
+                | Some(WorkerState::Busy { worker: ReadyWorker { id: worker, .. }, .. }),
                 UnloadMode::Force,
             ) => {
                 let worker = *worker;
@@ -160,41 +151,39 @@ impl Model {
 
     // === News of the worker ===
 
-    pub(super) fn load_progress(&mut self, stage: LoadStage, fraction: f32, step: &Step<'_>) {
-        if let Some(WorkerState::Starting {
-            stalls_at,
-            progress,
-            ..
-        }) = &mut self.state
-        {
+    pub(super) fn hear(&mut self, news: WorkerNews, step: &mut Step<'_>) {
+        match news {
+            WorkerNews::LoadProgress { stage, fraction } => {
+                self.load_progress(stage, fraction, step);
+            }
+            WorkerNews::Ready { slots } => self.ready(slots, step),
+            WorkerNews::Progress => self.progress(step),
+            WorkerNews::Failed(failure) => self.failed(failure, step),
+            WorkerNews::Exited(exit) => self.exited(exit, step),
+        }
+    }
+
+    fn load_progress(&mut self, stage: LoadStage, fraction: f32, step: &Step<'_>) {
+        if let Some(WorkerState::Starting { stalls_at, progress, .. }) = &mut self.state {
             *progress = Some((stage, fraction.clamp(0.0, 1.0)));
             *stalls_at = step.now + step.rules.load_stall_timeout;
         }
     }
 
-    pub(super) fn progress(&mut self, step: &Step<'_>) {
+    fn progress(&mut self, step: &Step<'_>) {
         if let Some(WorkerState::Busy { stalls_at, .. }) = &mut self.state {
             *stalls_at = step.now + step.rules.hang_timeout;
         }
     }
 
-    pub(super) fn ready(&mut self, slots: usize, step: &mut Step<'_>) {
+    fn ready(&mut self, slots: usize, step: &mut Step<'_>) {
         if let Some(WorkerState::Starting { worker, .. }) = self.state {
-            let worker = ReadyWorker {
-                id: worker,
-                slots: slots.max(1),
-                since: step.now,
-            };
-            self.settle(
-                worker,
-                BTreeMap::new(),
-                step.now + step.rules.hang_timeout,
-                step,
-            );
+            let worker = ReadyWorker { id: worker, slots: slots.max(1), since: step.now };
+            self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
         }
     }
 
-    pub(super) fn failed(&mut self, failure: WorkerFailure, step: &mut Step<'_>) {
+    fn failed(&mut self, failure: WorkerFailure, step: &mut Step<'_>) {
         match &self.state {
             Some(WorkerState::Starting { worker, .. }) => {
                 let worker = *worker;
@@ -211,7 +200,7 @@ impl Model {
         }
     }
 
-    pub(super) fn exited(&mut self, exit: ProcessExit, step: &mut Step<'_>) {
+    fn exited(&mut self, exit: ProcessExit, step: &mut Step<'_>) {
         let Some(state) = self.state.take() else {
             return;
         };
@@ -278,9 +267,7 @@ impl Model {
                 let worker = worker.id;
                 self.stop(worker, StopReason::Expired, step);
             }
-            WorkerState::Stopping {
-                worker, kill_at, ..
-            } => {
+            WorkerState::Stopping { worker, kill_at, .. } => {
                 step.effects.push(Effect::Kill { worker: *worker });
                 *kill_at = None;
             }
@@ -314,18 +301,9 @@ impl Model {
         match self.state.take() {
             None => self.start_if_wanted(step),
             Some(WorkerState::Idle { worker, .. }) => {
-                self.settle(
-                    worker,
-                    BTreeMap::new(),
-                    step.now + step.rules.hang_timeout,
-                    step,
-                );
+                self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
             }
-            Some(WorkerState::Busy {
-                worker,
-                leases,
-                stalls_at,
-            }) => {
+            Some(WorkerState::Busy { worker, leases, stalls_at }) => {
                 self.settle(worker, leases, stalls_at, step);
             }
             waiting @ Some(
@@ -341,10 +319,7 @@ impl Model {
             return;
         }
         let worker = step.next_worker();
-        step.effects.push(Effect::Spawn {
-            model: self.name.clone(),
-            worker,
-        });
+        step.effects.push(Effect::Spawn { model: self.name.clone(), worker });
         if self.failures_in_a_row > 0 {
             self.restarts += 1;
         }
@@ -369,18 +344,11 @@ impl Model {
                 break;
             };
             leases.insert(ticket, step.now);
-            step.effects.push(Effect::Grant {
-                ticket,
-                worker: worker.id,
-            });
+            step.effects.push(Effect::Grant { ticket, worker: worker.id });
         }
         let keep_alive = self.keep_alive.unwrap_or(step.rules.keep_alive);
         if !leases.is_empty() {
-            self.state = Some(WorkerState::Busy {
-                worker,
-                leases,
-                stalls_at,
-            });
+            self.state = Some(WorkerState::Busy { worker, leases, stalls_at });
         } else if step.draining {
             self.stop(worker.id, StopReason::Drained, step);
         } else if keep_alive.is_zero() {
@@ -406,11 +374,7 @@ impl Model {
             step.effects.push(Effect::Terminate { worker });
             Some(step.now + step.rules.grace_period)
         };
-        self.state = Some(WorkerState::Stopping {
-            worker,
-            reason,
-            kill_at,
-        });
+        self.state = Some(WorkerState::Stopping { worker, reason, kill_at });
     }
 
     // === Failure ===
@@ -454,9 +418,7 @@ impl Model {
         Some(match retry {
             Retry::At(at) => Refusal::BackingOff {
                 failure,
-                retry_after: at
-                    .saturating_duration_since(now)
-                    .max(Duration::from_secs(1)),
+                retry_after: at.saturating_duration_since(now).max(Duration::from_secs(1)),
             },
             Retry::WhenFilesChange(_) => Refusal::LoadFailed(failure),
         })

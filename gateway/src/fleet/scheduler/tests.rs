@@ -35,11 +35,7 @@ impl Bench {
             hang_timeout: seconds(30),
             grace_period: seconds(5),
         };
-        Self {
-            scheduler: Scheduler::new(rules),
-            now: Instant::now(),
-            tickets: 0,
-        }
+        Self { scheduler: Scheduler::new(rules), now: Instant::now(), tickets: 0 }
     }
 
     /// A bench whose first worker is ready, with nobody using it.
@@ -71,36 +67,20 @@ impl Bench {
         self.tickets += 1;
         let ticket = TicketId(self.tickets);
         let fingerprint = fingerprint.to_owned();
-        let event = Event::Acquire {
-            model: model(),
-            ticket,
-            keep_alive,
-            fingerprint,
-        };
+        let event = Event::Acquire { model: model(), ticket, keep_alive, fingerprint };
         (ticket, self.handle(event))
     }
 
     fn leave(&mut self, ticket: TicketId) -> Vec<Effect> {
-        self.handle(Event::Leave {
-            model: model(),
-            ticket,
-        })
+        self.handle(Event::Leave { model: model(), ticket })
     }
 
     fn ready(&mut self, worker: WorkerId, slots: usize) -> Vec<Effect> {
-        self.handle(Event::Ready {
-            model: model(),
-            worker,
-            slots,
-        })
+        self.handle(tell(worker, WorkerNews::Ready { slots }))
     }
 
     fn exited(&mut self, worker: WorkerId) -> Vec<Effect> {
-        self.handle(Event::Exited {
-            model: model(),
-            worker,
-            exit: ProcessExit::Code(101),
-        })
+        self.handle(tell(worker, WorkerNews::Exited(ProcessExit::Code(101))))
     }
 
     fn after(&mut self, pause: Duration) -> Vec<Effect> {
@@ -109,10 +89,7 @@ impl Bench {
     }
 
     fn view(&self) -> ModelView {
-        self.scheduler
-            .view()
-            .next()
-            .expect("the model was asked for")
+        self.scheduler.view().next().expect("the model was asked for")
     }
 
     fn word(&self) -> Option<&'static str> {
@@ -120,19 +97,16 @@ impl Bench {
     }
 }
 
+fn tell(worker: WorkerId, news: WorkerNews) -> Event {
+    Event::Worker { model: model(), worker, news }
+}
+
 fn spawn(worker: WorkerId) -> Effect {
-    Effect::Spawn {
-        model: model(),
-        worker,
-    }
+    Effect::Spawn { model: model(), worker }
 }
 
 fn gone(worker: WorkerId, reason: StopReason) -> Effect {
-    Effect::Gone {
-        model: model(),
-        worker,
-        reason,
-    }
+    Effect::Gone { model: model(), worker, reason }
 }
 
 #[test]
@@ -146,23 +120,11 @@ fn many_requests_for_a_cold_model_start_it_once_and_are_served_in_order() {
     assert_eq!(
         bench.ready(FIRST, 2),
         [
-            Effect::Grant {
-                ticket: first,
-                worker: FIRST
-            },
-            Effect::Grant {
-                ticket: second,
-                worker: FIRST
-            }
+            Effect::Grant { ticket: first, worker: FIRST },
+            Effect::Grant { ticket: second, worker: FIRST }
         ]
     );
-    assert_eq!(
-        bench.leave(first),
-        [Effect::Grant {
-            ticket: third,
-            worker: FIRST
-        }]
-    );
+    assert_eq!(bench.leave(first), [Effect::Grant { ticket: third, worker: FIRST }]);
 }
 
 #[test]
@@ -172,22 +134,13 @@ fn the_idle_clock_runs_from_the_end_of_the_last_request() {
     bench.ready(FIRST, 1);
     for _ in 0..10 {
         bench.now += seconds(20);
-        bench.handle(Event::Progress {
-            model: model(),
-            worker: FIRST,
-        });
+        bench.handle(tell(FIRST, WorkerNews::Progress));
         assert_eq!(bench.after(Duration::ZERO), []);
     }
     bench.leave(ticket);
-    assert_eq!(
-        bench.scheduler.next_deadline(),
-        Some(bench.now + seconds(10))
-    );
+    assert_eq!(bench.scheduler.next_deadline(), Some(bench.now + seconds(10)));
     assert_eq!(bench.after(Duration::from_millis(9_999)), []);
-    assert_eq!(
-        bench.after(Duration::from_millis(1)),
-        [Effect::Terminate { worker: FIRST }]
-    );
+    assert_eq!(bench.after(Duration::from_millis(1)), [Effect::Terminate { worker: FIRST }]);
     assert_eq!(bench.exited(FIRST), [gone(FIRST, StopReason::Expired)]);
     assert!(bench.scheduler.is_empty());
     assert_eq!(bench.word(), None);
@@ -229,17 +182,8 @@ fn a_request_that_meets_a_stopping_worker_waits_for_the_next_one() {
     bench.after(seconds(10));
     let (ticket, effects) = bench.acquire();
     assert_eq!((effects, bench.word()), (vec![], Some("stopping")));
-    assert_eq!(
-        bench.exited(FIRST),
-        [gone(FIRST, StopReason::Expired), spawn(SECOND)]
-    );
-    assert_eq!(
-        bench.ready(SECOND, 1),
-        [Effect::Grant {
-            ticket,
-            worker: SECOND
-        }]
-    );
+    assert_eq!(bench.exited(FIRST), [gone(FIRST, StopReason::Expired), spawn(SECOND)]);
+    assert_eq!(bench.ready(SECOND, 1), [Effect::Grant { ticket, worker: SECOND }]);
 }
 
 #[test]
@@ -247,13 +191,7 @@ fn a_request_at_the_deadline_itself_is_served_by_whoever_the_owner_heard_first()
     let mut bench = Bench::with_idle_worker(1, keep(10));
     bench.now += seconds(11);
     let (ticket, effects) = bench.acquire();
-    assert_eq!(
-        effects,
-        [Effect::Grant {
-            ticket,
-            worker: FIRST
-        }]
-    );
+    assert_eq!(effects, [Effect::Grant { ticket, worker: FIRST }]);
     assert_eq!(bench.after(Duration::ZERO), []);
 }
 
@@ -281,17 +219,8 @@ fn a_full_queue_refuses_with_a_computed_pause() {
     let mut bench = Bench::new();
     let tickets: Vec<_> = (0..3).map(|_| bench.acquire().0).collect();
     let (fourth, effects) = bench.acquire();
-    let full = |waiting, pause| Refusal::QueueFull {
-        waiting,
-        retry_after: seconds(pause),
-    };
-    assert_eq!(
-        effects,
-        [Effect::Refuse {
-            ticket: fourth,
-            refusal: full(3, 3)
-        }]
-    );
+    let full = |waiting, pause| Refusal::QueueFull { waiting, retry_after: seconds(pause) };
+    assert_eq!(effects, [Effect::Refuse { ticket: fourth, refusal: full(3, 3) }]);
     // A lease of ten seconds teaches it how long one takes.
     bench.ready(FIRST, 1);
     bench.now += seconds(10);
@@ -299,13 +228,7 @@ fn a_full_queue_refuses_with_a_computed_pause() {
     bench.acquire();
     bench.acquire();
     let (last, effects) = bench.acquire();
-    assert_eq!(
-        effects,
-        [Effect::Refuse {
-            ticket: last,
-            refusal: full(3, 30)
-        }]
-    );
+    assert_eq!(effects, [Effect::Refuse { ticket: last, refusal: full(3, 30) }]);
 }
 
 #[test]
@@ -325,21 +248,11 @@ fn nobody_waits_longer_than_allowed_and_the_answer_says_for_what() {
     for _ in 0..20 {
         bench.now += seconds(30);
         let stage = LoadStage::Session;
-        bench.handle(Event::LoadProgress {
-            model: model(),
-            worker: FIRST,
-            stage,
-            fraction: 0.5,
-        });
+        bench.handle(tell(FIRST, WorkerNews::LoadProgress { stage, fraction: 0.5 }));
     }
-    let refusal = Refusal::WaitedTooLong {
-        waited: seconds(600),
-        reason: "the model is still loading",
-    };
-    assert_eq!(
-        bench.after(Duration::ZERO),
-        [Effect::Refuse { ticket, refusal }]
-    );
+    let refusal =
+        Refusal::WaitedTooLong { waited: seconds(600), reason: "the model is still loading" };
+    assert_eq!(bench.after(Duration::ZERO), [Effect::Refuse { ticket, refusal }]);
     assert_eq!(bench.word(), Some("starting"));
 }
 
@@ -349,28 +262,17 @@ fn a_load_without_progress_is_killed_and_its_waiters_hear_why() {
     let (ticket, _) = bench.acquire();
     bench.after(seconds(59));
     let stage = LoadStage::Files;
-    bench.handle(Event::LoadProgress {
-        model: model(),
-        worker: FIRST,
-        stage,
-        fraction: 0.1,
-    });
+    bench.handle(tell(FIRST, WorkerNews::LoadProgress { stage, fraction: 0.1 }));
     assert_eq!(bench.after(seconds(59)), []);
     let failure = WorkerFailure::LoadStalled(seconds(60));
     assert_eq!(
         bench.after(seconds(1)),
         [
-            Effect::Refuse {
-                ticket,
-                refusal: Refusal::LoadFailed(failure.clone())
-            },
+            Effect::Refuse { ticket, refusal: Refusal::LoadFailed(failure.clone()) },
             Effect::Kill { worker: FIRST }
         ]
     );
-    assert_eq!(
-        bench.exited(FIRST),
-        [gone(FIRST, StopReason::Failed(failure))]
-    );
+    assert_eq!(bench.exited(FIRST), [gone(FIRST, StopReason::Failed(failure))]);
 }
 
 #[test]
@@ -379,18 +281,12 @@ fn a_busy_worker_without_progress_is_killed() {
     bench.acquire();
     bench.ready(FIRST, 1);
     bench.after(seconds(29));
-    bench.handle(Event::Progress {
-        model: model(),
-        worker: FIRST,
-    });
+    bench.handle(tell(FIRST, WorkerNews::Progress));
     assert_eq!(bench.after(seconds(29)), []);
     assert_eq!(bench.after(seconds(1)), [Effect::Kill { worker: FIRST }]);
     assert_eq!(
         bench.exited(FIRST),
-        [gone(
-            FIRST,
-            StopReason::Failed(WorkerFailure::Hung(seconds(30)))
-        )]
+        [gone(FIRST, StopReason::Failed(WorkerFailure::Hung(seconds(30))))]
     );
 }
 
@@ -400,26 +296,14 @@ fn the_first_crash_is_forgiven_and_the_next_back_off() {
     let crash = WorkerFailure::Crashed(ProcessExit::Code(101));
     bench.exited(FIRST);
     assert_eq!(bench.word(), None);
-    for (worker, pause) in [
-        (2, 1),
-        (3, 2),
-        (4, 4),
-        (5, 8),
-        (6, 16),
-        (7, 32),
-        (8, 60),
-        (9, 60),
-    ] {
+    for (worker, pause) in [(2, 1), (3, 2), (4, 4), (5, 8), (6, 16), (7, 32), (8, 60), (9, 60)] {
         let (_, effects) = bench.acquire();
         assert_eq!(effects, [spawn(WorkerId(worker))]);
         bench.ready(WorkerId(worker), 1);
         bench.exited(WorkerId(worker));
         assert_eq!(bench.word(), Some("failed"));
         let (ticket, effects) = bench.acquire();
-        let refusal = Refusal::BackingOff {
-            failure: crash.clone(),
-            retry_after: seconds(pause),
-        };
+        let refusal = Refusal::BackingOff { failure: crash.clone(), retry_after: seconds(pause) };
         assert_eq!(effects, [Effect::Refuse { ticket, refusal }]);
         bench.after(seconds(pause));
         assert_eq!(bench.word(), None);
@@ -447,13 +331,7 @@ fn requests_that_wait_for_a_slot_survive_the_first_crash() {
     bench.ready(FIRST, 1);
     let crash = StopReason::Failed(WorkerFailure::Crashed(ProcessExit::Code(101)));
     assert_eq!(bench.exited(FIRST), [gone(FIRST, crash), spawn(SECOND)]);
-    assert_eq!(
-        bench.ready(SECOND, 1),
-        [Effect::Grant {
-            ticket: waiting,
-            worker: SECOND
-        }]
-    );
+    assert_eq!(bench.ready(SECOND, 1), [Effect::Grant { ticket: waiting, worker: SECOND }]);
     assert_eq!(bench.view().restarts, 1);
 }
 
@@ -466,25 +344,12 @@ fn a_load_error_that_repeats_is_not_retried_until_the_files_change() {
         message: "tokenizer.json is missing".to_owned(),
     });
     let refusal = Refusal::LoadFailed(failure.clone());
-    let told = Event::Failed {
-        model: model(),
-        worker: FIRST,
-        failure: failure.clone(),
-    };
+    let told = tell(FIRST, WorkerNews::Failed(failure.clone()));
     assert_eq!(
         bench.handle(told),
-        [
-            Effect::Refuse {
-                ticket,
-                refusal: refusal.clone()
-            },
-            Effect::Terminate { worker: FIRST }
-        ]
+        [Effect::Refuse { ticket, refusal: refusal.clone() }, Effect::Terminate { worker: FIRST }]
     );
-    assert_eq!(
-        bench.exited(FIRST),
-        [gone(FIRST, StopReason::Failed(failure))]
-    );
+    assert_eq!(bench.exited(FIRST), [gone(FIRST, StopReason::Failed(failure))]);
     bench.after(seconds(100_000));
     let (ticket, effects) = bench.acquire();
     assert_eq!(effects, [Effect::Refuse { ticket, refusal }]);
@@ -497,32 +362,20 @@ fn unloading_waits_for_requests_unless_it_is_forced() {
     let mut bench = Bench::new();
     let (ticket, _) = bench.acquire();
     bench.ready(FIRST, 1);
-    let unload = |mode| Event::Unload {
-        model: model(),
-        mode,
-    };
+    let unload = |mode| Event::Unload { model: model(), mode };
     assert_eq!(bench.handle(unload(UnloadMode::WhenIdle)), []);
     assert_eq!(bench.leave(ticket), [Effect::Terminate { worker: FIRST }]);
     bench.exited(FIRST);
     bench.acquire();
     bench.ready(SECOND, 1);
-    assert_eq!(
-        bench.handle(unload(UnloadMode::Force)),
-        [Effect::Terminate { worker: SECOND }]
-    );
+    assert_eq!(bench.handle(unload(UnloadMode::Force)), [Effect::Terminate { worker: SECOND }]);
     assert_eq!(bench.handle(unload(UnloadMode::Force)), []);
 }
 
 #[test]
 fn unloading_a_model_that_is_not_there_starts_nothing() {
     let mut bench = Bench::new();
-    assert_eq!(
-        bench.handle(Event::Unload {
-            model: model(),
-            mode: UnloadMode::Force
-        }),
-        []
-    );
+    assert_eq!(bench.handle(Event::Unload { model: model(), mode: UnloadMode::Force }), []);
     assert!(bench.scheduler.is_empty());
 }
 
@@ -535,19 +388,10 @@ fn draining_stops_the_idle_refuses_the_waiting_and_lets_the_busy_finish() {
     let until = bench.now + seconds(30);
     assert_eq!(
         bench.handle(Event::Drain { until }),
-        [Effect::Refuse {
-            ticket: waiting,
-            refusal: Refusal::Draining
-        }]
+        [Effect::Refuse { ticket: waiting, refusal: Refusal::Draining }]
     );
     let (late, effects) = bench.acquire();
-    assert_eq!(
-        effects,
-        [Effect::Refuse {
-            ticket: late,
-            refusal: Refusal::Draining
-        }]
-    );
+    assert_eq!(effects, [Effect::Refuse { ticket: late, refusal: Refusal::Draining }]);
     assert_eq!(bench.leave(busy), [Effect::Terminate { worker: FIRST }]);
     assert_eq!(bench.exited(FIRST), [gone(FIRST, StopReason::Drained)]);
     assert!(bench.scheduler.is_empty());
@@ -561,10 +405,7 @@ fn the_drain_deadline_ends_the_busy() {
     let until = bench.now + seconds(20);
     assert_eq!(bench.handle(Event::Drain { until }), []);
     assert_eq!(bench.scheduler.next_deadline(), Some(until));
-    assert_eq!(
-        bench.after(seconds(20)),
-        [Effect::Terminate { worker: FIRST }]
-    );
+    assert_eq!(bench.after(seconds(20)), [Effect::Terminate { worker: FIRST }]);
 }
 
 #[test]

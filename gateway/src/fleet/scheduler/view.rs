@@ -77,20 +77,12 @@ impl PhaseView {
             WorkerState::Busy { leases, .. } => (leases.len(), None, NextView::After(keep_alive)),
             WorkerState::Idle { expires_at, .. } => (0, None, NextView::At(*expires_at)),
             WorkerState::Stopping { .. } => (0, None, NextView::Leaving),
-            WorkerState::Failed {
-                retry: Retry::At(at),
-            } => (0, None, NextView::Retry(Some(*at))),
-            WorkerState::Failed {
-                retry: Retry::WhenFilesChange(_),
-            } => (0, None, NextView::Retry(None)),
+            WorkerState::Failed { retry: Retry::At(at) } => (0, None, NextView::Retry(Some(*at))),
+            WorkerState::Failed { retry: Retry::WhenFilesChange(_) } => {
+                (0, None, NextView::Retry(None))
+            }
         };
-        Self {
-            word: state.word(),
-            worker: state.worker(),
-            in_flight,
-            progress,
-            next,
-        }
+        Self { word: state.word(), worker: state.worker(), in_flight, progress, next }
     }
 }
 

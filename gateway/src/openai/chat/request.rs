@@ -41,10 +41,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
         .text("model")?
         .filter(|model| !model.is_empty())
         .ok_or_else(|| ApiError::invalid("model", "`model` is missing: say which model to use"))?;
-    let ask = Ask {
-        model: model.to_owned(),
-        keep_alive: keep_alive(fields)?,
-    };
+    let ask = Ask { model: model.to_owned(), keep_alive: keep_alive(fields)? };
     let messages = fields
         .array("messages")?
         .ok_or_else(|| ApiError::invalid("messages", "`messages` is missing"))?;
@@ -60,10 +57,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
     }
     refuse_what_is_not_served(fields)?;
     let options = fields.object("stream_options", "stream_options.")?;
-    let include_usage = options
-        .map(|options| options.flag("include_usage"))
-        .transpose()?
-        .flatten();
+    let include_usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten();
     // The newer name wins over the one it replaced.
     let max_tokens = match fields.count("max_completion_tokens")? {
         Some(max) => Some(max),
@@ -71,22 +65,14 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
     };
     let messages = Value::Array(messages::normalise(messages)?);
     let body = GenerateBody {
-        prompt: Prompt::Chat {
-            messages: JsonText(messages.to_string()),
-            tools: None,
-        },
+        prompt: Prompt::Chat { messages: JsonText(messages.to_string()), tools: None },
         sampling: sampling(fields)?,
         stop: fields.texts("stop", STOP_MAX)?,
         max_tokens,
     };
     let stream = fields.flag("stream")?.unwrap_or(false);
     let include_usage = include_usage.unwrap_or(false);
-    Ok(ChatAsk::Generate(Box::new(ChatRequest {
-        ask,
-        stream,
-        include_usage,
-        body,
-    })))
+    Ok(ChatAsk::Generate(Box::new(ChatRequest { ask, stream, include_usage, body })))
 }
 
 /// `keep_alive`, or LM Studio's `ttl`.
@@ -129,17 +115,13 @@ mod tests {
     use super::*;
 
     fn parse_value(value: Value) -> Result<ChatAsk, ApiError> {
-        let Value::Object(map) = value else {
-            panic!("an object")
-        };
+        let Value::Object(map) = value else { panic!("an object") };
         parse(&map)
     }
 
     fn request(extra: Value) -> Result<ChatRequest, ApiError> {
         let mut value = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
-        let Value::Object(extra) = extra else {
-            panic!("an object")
-        };
+        let Value::Object(extra) = extra else { panic!("an object") };
         value.as_object_mut().unwrap().extend(extra);
         match parse_value(value)? {
             ChatAsk::Generate(request) => Ok(*request),
@@ -148,10 +130,7 @@ mod tests {
     }
 
     fn refused_param(extra: Value) -> String {
-        request(extra).unwrap_err().openai_body()["error"]["param"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        request(extra).unwrap_err().openai_body()["error"]["param"].as_str().unwrap().to_owned()
     }
 
     #[test]
@@ -166,31 +145,15 @@ mod tests {
         assert!(request.stream && request.include_usage);
         let sampling = request.body.sampling;
         assert_eq!(
-            (
-                sampling.temperature,
-                sampling.top_p,
-                sampling.top_k,
-                sampling.min_p,
-                sampling.seed
-            ),
+            (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.seed),
             (0.5, 0.25, 7, 0.125, Some(u64::MAX))
         );
         assert_eq!(
-            (
-                sampling.presence_penalty,
-                sampling.frequency_penalty,
-                sampling.repetition_penalty
-            ),
+            (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty),
             (1.0, -1.5, 1.5)
         );
-        assert_eq!(
-            (request.body.stop.len(), request.body.max_tokens),
-            (2, Some(6))
-        );
-        assert_eq!(
-            request.ask.keep_alive,
-            Some(KeepAlive::For(Duration::from_secs(10)))
-        );
+        assert_eq!((request.body.stop.len(), request.body.max_tokens), (2, Some(6)));
+        assert_eq!(request.ask.keep_alive, Some(KeepAlive::For(Duration::from_secs(10))));
         assert_eq!(
             request.body.prompt,
             Prompt::Chat {
@@ -210,10 +173,7 @@ mod tests {
             (json!({"stop": 5}), "stop"),
             (json!({"stream": "yes"}), "stream"),
             (json!({"stream_options": true}), "stream_options"),
-            (
-                json!({"stream_options": {"include_usage": 1}}),
-                "stream_options.include_usage",
-            ),
+            (json!({"stream_options": {"include_usage": 1}}), "stream_options.include_usage"),
             (json!({"keep_alive": "soon"}), "keep_alive"),
             (json!({"ttl": true}), "ttl"),
             (json!({"messages": "hi"}), "messages"),
@@ -230,10 +190,7 @@ mod tests {
             (json!({"n": 2}), "n"),
             (json!({"logprobs": true}), "logprobs"),
             (json!({"logit_bias": {"5": 1}}), "logit_bias"),
-            (
-                json!({"response_format": {"type": "json_object"}}),
-                "response_format",
-            ),
+            (json!({"response_format": {"type": "json_object"}}), "response_format"),
             (json!({"tools": tool}), "tools"),
             (json!({"tool_choice": "required"}), "tool_choice"),
             (json!({"functions": [{"name": "f"}]}), "functions"),

@@ -48,19 +48,12 @@ struct Delta<'a> {
 impl Answer {
     /// An answer that begins now.
     pub(super) fn new(model: String) -> Self {
-        Self {
-            id: http::new_id("chatcmpl-"),
-            created: http::unix_seconds(),
-            model,
-        }
+        Self { id: http::new_id("chatcmpl-"), created: http::unix_seconds(), model }
     }
 
     /// The answer in one piece.
     pub(super) fn whole(&self, text: String, finish: &Finish) -> CreateChatCompletionResponse {
-        #[expect(
-            deprecated,
-            reason = "the type has these fields whether one uses them or not"
-        )]
+        #[expect(deprecated, reason = "the type has these fields whether one uses them or not")]
         CreateChatCompletionResponse {
             id: self.id.clone(),
             choices: vec![ChatChoice {
@@ -92,25 +85,11 @@ impl Answer {
     }
 
     pub(super) fn role_chunk(&self, usage_later: bool) -> impl Serialize {
-        self.chunk(
-            Delta {
-                role: Some("assistant"),
-                content: Some(""),
-            },
-            None,
-            usage_later,
-        )
+        self.chunk(Delta { role: Some("assistant"), content: Some("") }, None, usage_later)
     }
 
     pub(super) fn text_chunk<'a>(&'a self, text: &'a str, usage_later: bool) -> impl Serialize {
-        self.chunk(
-            Delta {
-                role: None,
-                content: Some(text),
-            },
-            None,
-            usage_later,
-        )
+        self.chunk(Delta { role: None, content: Some(text) }, None, usage_later)
     }
 
     pub(super) fn finish_chunk(&self, finish: &Finish, usage_later: bool) -> impl Serialize {
@@ -119,11 +98,7 @@ impl Answer {
 
     /// The counts, in a chunk without choices.
     pub(super) fn usage_chunk(&self, finish: &Finish) -> impl Serialize {
-        OwnedChunk {
-            answer: self,
-            choice: None,
-            usage: Some(Some(usage(finish))),
-        }
+        OwnedChunk { answer: self, choice: None, usage: Some(Some(usage(finish))) }
     }
 
     fn chunk<'a>(
@@ -132,16 +107,8 @@ impl Answer {
         finish_reason: Option<&'static str>,
         usage_later: bool,
     ) -> OwnedChunk<'a> {
-        let choice = Some(ChunkChoice {
-            index: 0,
-            delta,
-            finish_reason,
-        });
-        OwnedChunk {
-            answer: self,
-            choice,
-            usage: usage_later.then_some(None),
-        }
+        let choice = Some(ChunkChoice { index: 0, delta, finish_reason });
+        OwnedChunk { answer: self, choice, usage: usage_later.then_some(None) }
     }
 }
 
@@ -171,9 +138,7 @@ fn usage(finish: &Finish) -> CompletionUsage {
     CompletionUsage {
         prompt_tokens: finish.prompt_tokens,
         completion_tokens: finish.completion_tokens,
-        total_tokens: finish
-            .prompt_tokens
-            .saturating_add(finish.completion_tokens),
+        total_tokens: finish.prompt_tokens.saturating_add(finish.completion_tokens),
         prompt_tokens_details: Some(PromptTokensDetails {
             cached_tokens: Some(finish.cached_tokens),
             ..PromptTokensDetails::default()
@@ -189,11 +154,7 @@ mod tests {
     use super::*;
 
     fn answer() -> Answer {
-        Answer {
-            id: "chatcmpl-1".to_owned(),
-            created: 5,
-            model: "m".to_owned(),
-        }
+        Answer { id: "chatcmpl-1".to_owned(), created: 5, model: "m".to_owned() }
     }
 
     const FINISH: Finish = Finish {
@@ -213,17 +174,11 @@ mod tests {
                    "choices": [{"index": 0, "delta": {"content": "hé"}, "finish_reason": null}]})
         );
         let first = to_value(answer().role_chunk(true)).unwrap();
-        assert_eq!(
-            first["choices"][0]["delta"],
-            json!({"role": "assistant", "content": ""})
-        );
+        assert_eq!(first["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
         assert_eq!(first["usage"], json!(null));
         assert!(first.as_object().unwrap().contains_key("usage"));
         let last = to_value(answer().finish_chunk(&FINISH, false)).unwrap();
-        assert_eq!(
-            last["choices"],
-            json!([{"index": 0, "delta": {}, "finish_reason": "length"}])
-        );
+        assert_eq!(last["choices"], json!([{"index": 0, "delta": {}, "finish_reason": "length"}]));
     }
 
     #[test]
@@ -232,11 +187,7 @@ mod tests {
         assert_eq!(chunk["choices"], json!([]));
         let usage = &chunk["usage"];
         assert_eq!(
-            (
-                &usage["prompt_tokens"],
-                &usage["completion_tokens"],
-                &usage["total_tokens"]
-            ),
+            (&usage["prompt_tokens"], &usage["completion_tokens"], &usage["total_tokens"]),
             (&json!(3), &json!(2), &json!(5))
         );
         assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 1);
@@ -246,10 +197,7 @@ mod tests {
     fn a_whole_answer_is_a_chat_completion() {
         let whole = to_value(answer().whole("hi".to_owned(), &FINISH)).unwrap();
         assert_eq!(whole["object"], "chat.completion");
-        assert_eq!(
-            whole["choices"][0]["message"],
-            json!({"role": "assistant", "content": "hi"})
-        );
+        assert_eq!(whole["choices"][0]["message"], json!({"role": "assistant", "content": "hi"}));
         assert_eq!(whole["choices"][0]["finish_reason"], "length");
     }
 }
