@@ -75,19 +75,10 @@ impl Engine {
     /// Drops a request, wherever it stands; nothing more is said of it. An unknown one is no error.
     pub fn cancel(&mut self, id: RequestId) {
         self.waiting.retain(|request| request.id != id);
-        if self
-            .slots
-            .joining()
-            .is_some_and(|(_, sequence)| sequence.id == id)
-        {
+        if self.slots.joining().is_some_and(|(_, sequence)| sequence.id == id) {
             self.slots.leave_joining();
         }
-        if let Some(slot) = self
-            .slots
-            .running()
-            .iter()
-            .position(|sequence| sequence.id == id)
-        {
+        if let Some(slot) = self.slots.running().iter().position(|sequence| sequence.id == id) {
             self.leave(slot);
         }
     }
@@ -100,10 +91,7 @@ impl Engine {
 
     /// The token that each running sequence was given last, for who follows ids and not texts.
     pub fn last_tokens(&mut self) -> impl Iterator<Item = (RequestId, u32)> {
-        self.slots
-            .running()
-            .iter()
-            .map(|sequence| (sequence.id, sequence.last))
+        self.slots.running().iter().map(|sequence| (sequence.id, sequence.last))
     }
 
     /// Does one decode step and one chunk of a prompt; gives what is to be said of it.
@@ -127,12 +115,7 @@ impl Engine {
     }
 
     fn decode(&mut self, news: &mut Vec<News>, failures: &mut Vec<FromWorker>) {
-        let tokens: Vec<_> = self
-            .slots
-            .running()
-            .iter()
-            .map(|sequence| sequence.last)
-            .collect();
+        let tokens: Vec<_> = self.slots.running().iter().map(|sequence| sequence.last).collect();
         if tokens.is_empty() {
             return;
         }
@@ -146,10 +129,7 @@ impl Engine {
         // From the last one down: who leaves is replaced by one that had its turn.
         for slot in (0..tokens.len()).rev() {
             let sequence = &mut self.slots.running()[slot];
-            let vocabulary = Vocabulary {
-                tokenizer: &self.tokenizer,
-                ends: &self.ends,
-            };
+            let vocabulary = Vocabulary { tokenizer: &self.tokenizer, ends: &self.ends };
             match advance(sequence, self.forward.logits(slot), vocabulary) {
                 Ok(update) => {
                     let over = update.finish.is_some();
@@ -180,10 +160,7 @@ impl Engine {
         if end < sequence.prompt.len() {
             return;
         }
-        let vocabulary = Vocabulary {
-            tokenizer: &self.tokenizer,
-            ends: &self.ends,
-        };
+        let vocabulary = Vocabulary { tokenizer: &self.tokenizer, ends: &self.ends };
         let update = if sequence.wants_nothing() {
             Ok(sequence.end_without_tokens(Instant::now()))
         } else {
@@ -235,12 +212,7 @@ fn advance(
 }
 
 fn failed(id: RequestId, error: &ForwardError) -> FromWorker {
-    FromWorker::Failed {
-        id,
-        reason: RequestFailure::Engine {
-            message: error.to_string(),
-        },
-    }
+    FromWorker::Failed { id, reason: RequestFailure::Engine { message: error.to_string() } }
 }
 
 /// A seed for a request that brings none.

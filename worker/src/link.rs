@@ -32,9 +32,7 @@ pub(crate) enum LinkError {
 /// [`LinkError::Io`].
 pub(crate) fn connect(path: &Path, token: LinkToken) -> Result<(Inbox, Outbox), LinkError> {
     let stream = Arc::new(endpoint::connect(path)?);
-    let outbox = Outbox {
-        stream: Arc::new(Mutex::new(Arc::clone(&stream))),
-    };
+    let outbox = Outbox { stream: Arc::new(Mutex::new(Arc::clone(&stream))) };
     outbox.send(&FromWorker::Hello {
         protocol_version: PROTOCOL_VERSION,
         pid: std::process::id(),

@@ -67,13 +67,8 @@ pub fn load(
     let interface =
         Interface::of(&session, &model.names, hints).map_err(|error| error.into_failure())?;
     let slots = spec.slots.unwrap_or(SLOTS_DEFAULT).clamp(1, SLOTS_MAX);
-    let mut forward = Forward::new(
-        session,
-        interface,
-        to_usize(slots),
-        to_usize(context_length),
-    )
-    .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
+    let mut forward = Forward::new(session, interface, to_usize(slots), to_usize(context_length))
+        .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
 
     progress(LoadStage::WarmUp, 0.9);
     warm_up(&mut forward).map_err(|error| warm_up_failure(&error))?;
@@ -99,12 +94,7 @@ fn failure(kind: LoadFailureKind, message: String) -> LoadFailure {
 /// What ends a sequence: whatever any of the files calls its end.
 fn ends(model: &Model, tokenizer: &Tokenizer) -> Result<Vec<u32>, LoadFailure> {
     let mut ends = model.ends.clone();
-    ends.extend(
-        model
-            .special
-            .get("eos_token")
-            .and_then(|token| tokenizer.id(token)),
-    );
+    ends.extend(model.special.get("eos_token").and_then(|token| tokenizer.id(token)));
     ends.sort_unstable();
     ends.dedup();
     if ends.is_empty() {
@@ -117,10 +107,7 @@ fn ends(model: &Model, tokenizer: &Tokenizer) -> Result<Vec<u32>, LoadFailure> {
 }
 
 fn context_length(spec: &LoadSpec, model: &Model) -> Result<u32, LoadFailure> {
-    let length = spec
-        .context_length
-        .unwrap_or(u32::MAX)
-        .min(model.context_length);
+    let length = spec.context_length.unwrap_or(u32::MAX).min(model.context_length);
     if length < 2 {
         return Err(failure(
             LoadFailureKind::Unsupported,
@@ -168,9 +155,8 @@ fn warm_up(forward: &mut Forward) -> Result<(), ForwardError> {
 fn warm_up_failure(error: &ForwardError) -> LoadFailure {
     match error {
         ForwardError::Memory(_) => failure(LoadFailureKind::OutOfMemory, error.to_string()),
-        ForwardError::Run(_) => failure(
-            LoadFailureKind::Runtime,
-            format!("the model fails in a first run: {error}"),
-        ),
+        ForwardError::Run(_) => {
+            failure(LoadFailureKind::Runtime, format!("the model fails in a first run: {error}"))
+        }
     }
 }

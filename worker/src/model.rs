@@ -54,10 +54,7 @@ impl ModelError {
             }
             Self::Unsupported(_) => LoadFailureKind::Unsupported,
         };
-        LoadFailure {
-            kind,
-            message: self.to_string(),
-        }
+        LoadFailure { kind, message: self.to_string() }
     }
 }
 
@@ -143,10 +140,8 @@ impl Model {
             return genai::read(path);
         }
         // A path that isn't there at all deserves the system's own words.
-        std::fs::metadata(path).map_err(|source| ModelError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        std::fs::metadata(path)
+            .map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
         Err(ModelError::UnknownLayout(path.to_owned()))
     }
 }
@@ -155,10 +150,7 @@ impl Model {
 const TEXT_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
-    let io = |source| ModelError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| ModelError::Read { path: path.to_owned(), source };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
     if bytes > TEXT_FILE_BYTES_MAX {
         return Err(ModelError::Broken {
@@ -170,21 +162,15 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
-    serde_json::from_slice(&read_file(path)?).map_err(|error| ModelError::Broken {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(&read_file(path)?)
+        .map_err(|error| ModelError::Broken { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// As [`read_json`], for a file that need not be there.
 fn read_json_if_there<T: serde::de::DeserializeOwned + Default>(
     path: &Path,
 ) -> Result<T, ModelError> {
-    if path.exists() {
-        read_json(path)
-    } else {
-        Ok(T::default())
-    }
+    if path.exists() { read_json(path) } else { Ok(T::default()) }
 }
 
 /// One id or several: configurations write either.
@@ -203,3 +189,6 @@ impl Ids {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,9 +54,7 @@ impl Preparer {
                 Some(Ok(template)) => {
                     template.render(&messages.0, tools.as_ref().map(|tools| tools.0.as_str()))
                 }
-                Some(Err(message)) => Err(RequestFailure::Template {
-                    message: message.clone(),
-                }),
+                Some(Err(message)) => Err(RequestFailure::Template { message: message.clone() }),
                 None => Err(RequestFailure::NoTemplate),
             },
         }
@@ -71,10 +69,8 @@ impl Preparer {
         check_sampling(&request.sampling)?;
         let text = self.prompt_text(&request.prompt)?;
         let invalid = |message: String| RequestFailure::Invalid { message };
-        let mut prompt = self
-            .tokenizer
-            .encode(&text)
-            .map_err(|error| invalid(error.to_string()))?;
+        let mut prompt =
+            self.tokenizer.encode(&text).map_err(|error| invalid(error.to_string()))?;
         if prompt.is_empty() {
             prompt.extend(self.bos);
         }
@@ -102,28 +98,17 @@ impl Preparer {
 /// The gateway has checked these; a number that is none would spoil every logit in silence.
 fn check_sampling(sampling: &Sampling) -> Result<(), RequestFailure> {
     let rules = [
-        (
-            "repetition_penalty",
-            sampling.repetition_penalty > 0.0,
-            sampling.repetition_penalty,
-        ),
+        ("repetition_penalty", sampling.repetition_penalty > 0.0, sampling.repetition_penalty),
         ("presence_penalty", true, sampling.presence_penalty),
         ("frequency_penalty", true, sampling.frequency_penalty),
-        (
-            "temperature",
-            sampling.temperature >= 0.0,
-            sampling.temperature,
-        ),
+        ("temperature", sampling.temperature >= 0.0, sampling.temperature),
         ("top_p", sampling.top_p >= 0.0, sampling.top_p),
         ("min_p", sampling.min_p <= 1.0, sampling.min_p),
     ];
-    match rules
-        .iter()
-        .find(|(_, sound, value)| !sound || !value.is_finite())
-    {
+    match rules.iter().find(|(_, sound, value)| !sound || !value.is_finite()) {
         None => Ok(()),
-        Some((name, _, value)) => Err(RequestFailure::Invalid {
-            message: format!("`{name}` can't be {value}"),
-        }),
+        Some((name, _, value)) => {
+            Err(RequestFailure::Invalid { message: format!("`{name}` can't be {value}") })
+        }
     }
 }

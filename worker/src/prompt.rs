@@ -52,10 +52,7 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, python::without_generation_tags(source))
             .map_err(|error| describe(&error))?;
-        Ok(Self {
-            environment,
-            special: special.0.clone(),
-        })
+        Ok(Self { environment, special: special.0.clone() })
     }
 
     /// Renders a conversation, ready for the model to answer.
@@ -88,17 +85,14 @@ impl ChatTemplate {
         let mut text = limits::BoundedText::default();
         match template.render_captured_to(variables, &mut text) {
             Ok(_) => Ok(text.into_string()),
-            Err(error) => Err(RequestFailure::Template {
-                message: describe(&error),
-            }),
+            Err(error) => Err(RequestFailure::Template { message: describe(&error) }),
         }
     }
 }
 
 fn array(what: &str, json: &str) -> Result<Vec<Json>, RequestFailure> {
-    serde_json::from_str(json).map_err(|error| RequestFailure::Invalid {
-        message: format!("{what}: {error}"),
-    })
+    serde_json::from_str(json)
+        .map_err(|error| RequestFailure::Invalid { message: format!("{what}: {error}") })
 }
 
 /// What a template itself raises stands alone; for everything else the line helps.

@@ -63,10 +63,7 @@ impl RuntimeError {
             }
             Self::Refused(_) => LoadFailureKind::Runtime,
         };
-        LoadFailure {
-            kind,
-            message: self.to_string(),
-        }
+        LoadFailure { kind, message: self.to_string() }
     }
 }
 
@@ -118,10 +115,7 @@ impl Runtime {
             .with_logger(Arc::new(log))
             .build()?;
         environment.set_log_level(LogLevel::Warning);
-        let runtime = Self {
-            environment,
-            library,
-        };
+        let runtime = Self { environment, library };
         *loaded = Some(runtime.clone());
         Ok(runtime)
     }
@@ -169,14 +163,10 @@ impl Runtime {
 /// The C interface tells no version to who has it already; release builds name their branch after
 /// it, and libraries' files are named after it.
 fn version_of(library: &Path, build_info: &str) -> String {
-    let branch = build_info
-        .split_once("git-branch=rel-")
-        .map(|(_, rest)| rest);
+    let branch = build_info.split_once("git-branch=rel-").map(|(_, rest)| rest);
     let branch = branch.and_then(|rest| rest.split(',').next());
     let file = library.file_name().and_then(|name| name.to_str());
-    let suffix = file
-        .and_then(|name| name.split_once(".so."))
-        .map(|(_, suffix)| suffix);
+    let suffix = file.and_then(|name| name.split_once(".so.")).map(|(_, suffix)| suffix);
     branch.or(suffix).unwrap_or(build_info).to_owned()
 }
 
@@ -197,28 +187,14 @@ mod tests {
         let error = Runtime::open(Path::new("/nonexistent/libonnxruntime.so")).unwrap_err();
         let failure = error.into_failure();
         assert_eq!(failure.kind, LoadFailureKind::NoRuntime);
-        assert!(
-            failure.message.contains("/nonexistent/libonnxruntime.so"),
-            "{}",
-            failure.message
-        );
-        assert!(
-            failure.message.contains("scripts/setup"),
-            "{}",
-            failure.message
-        );
+        assert!(failure.message.contains("/nonexistent/libonnxruntime.so"), "{}", failure.message);
+        assert!(failure.message.contains("scripts/setup"), "{}", failure.message);
     }
 
     #[test]
     fn exhausted_memory_is_told_apart_by_onnx_runtimes_words() {
-        assert!(is_out_of_memory(
-            "Failed to allocate memory for requested buffer of size 17"
-        ));
-        assert!(is_out_of_memory(
-            "Exception during initialization: std::bad_alloc"
-        ));
-        assert!(!is_out_of_memory(
-            "Load model from x.onnx failed: Protobuf parsing failed."
-        ));
+        assert!(is_out_of_memory("Failed to allocate memory for requested buffer of size 17"));
+        assert!(is_out_of_memory("Exception during initialization: std::bad_alloc"));
+        assert!(!is_out_of_memory("Load model from x.onnx failed: Protobuf parsing failed."));
     }
 }

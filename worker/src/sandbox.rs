@@ -70,9 +70,6 @@ mod tests {
     #[test]
     fn a_worker_that_somebody_else_started_is_refused() {
         // Process 0 is nobody's parent that a test could have.
-        assert!(matches!(
-            enter(0),
-            Err(SandboxError::NotOurParent { expected: 0, .. })
-        ));
+        assert!(matches!(enter(0), Err(SandboxError::NotOurParent { expected: 0, .. })));
     }
 }

@@ -50,28 +50,18 @@ pub(crate) fn serve(inbox: Inbox, outbox: Outbox) -> ! {
         inbox: engine_inbox,
         to_self: to_engine.clone(),
     };
-    let spawned = thread::Builder::new()
-        .name("engine".to_owned())
-        .spawn(move || engine.run(preparer_inbox));
+    let spawned =
+        thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run(preparer_inbox));
     if let Err(error) = spawned {
         tracing::error!("can't start the engine's thread: {error}");
         exit(WorkerExit::Bug);
     }
-    let link = LinkThread {
-        outbox,
-        progress,
-        to_preparer,
-        to_engine,
-        loading: false,
-    };
+    let link = LinkThread { outbox, progress, to_preparer, to_engine, loading: false };
     exit(link.run(inbox))
 }
 
 /// Ends the process, whatever its other threads are doing.
-#[expect(
-    clippy::exit,
-    reason = "no other thread can be waited for: it may be in a forward pass"
-)]
+#[expect(clippy::exit, reason = "no other thread can be waited for: it may be in a forward pass")]
 pub(crate) fn exit(exit: WorkerExit) -> ! {
     std::process::exit(i32::from(exit.code()))
 }
@@ -213,11 +203,7 @@ impl EngineThread {
         let Ok(ToEngine::Load(spec)) = self.inbox.recv() else {
             exit(WorkerExit::Bug);
         };
-        let Loaded {
-            card,
-            preparer,
-            engine,
-        } = self.load(&spec);
+        let Loaded { card, preparer, engine } = self.load(&spec);
         let (to_engine, outbox) = (self.to_self.clone(), self.outbox.clone());
         let spawned = thread::Builder::new()
             .name("prepare".to_owned())

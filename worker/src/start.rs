@@ -33,10 +33,8 @@ pub fn run() -> ExitCode {
         Err(error) => return usage(&error),
     };
     // Where standard error is closed there is nobody to tell.
-    let logging = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .try_init();
+    let logging =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
     drop(logging);
     end_with_any_thread();
     ExitCode::from(start(&arguments).code())

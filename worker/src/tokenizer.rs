@@ -39,11 +39,7 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(broken)?;
         inner.with_padding(None);
         let added = inner.get_added_tokens_decoder();
-        let special = added
-            .iter()
-            .filter(|(_, token)| token.special)
-            .map(|(&id, _)| id)
-            .collect();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         Ok(Self { inner, special })
     }
 

@@ -19,7 +19,7 @@ use crate::runtime::one_line;
 const CHUNK_MAX: usize = 512;
 const CHUNK_MIN: usize = 64;
 /// Most graphs give logits of every position, whether wanted or not; a chunk's shall fit into this.
-const LOGITS_BYTES_MAX: usize = 64 * 1024 * 1024;
+const LOGITS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Why a forward pass failed. The cache's lengths are as before.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +68,7 @@ impl Forward {
         } else {
             (LOGITS_BYTES_MAX / row_bytes).clamp(CHUNK_MIN, CHUNK_MAX)
         };
-        let logits_rows = if logits.last_only {
-            slots
-        } else {
-            chunk.max(slots)
-        };
+        let logits_rows = if logits.last_only { slots } else { chunk.max(slots) };
         let int64 = TensorElementType::Int64;
         let ids_block = session.add_block(int64, chunk.max(slots))?;
         let mask_block = session.add_block(int64, slots * context_length)?;
@@ -125,9 +121,7 @@ impl Forward {
     /// # Errors
     /// [`ForwardError`].
     pub(crate) fn decode(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
-        let lengths: Vec<_> = (0..tokens.len())
-            .map(|slot| self.length(slot) + 1)
-            .collect();
+        let lengths: Vec<_> = (0..tokens.len()).map(|slot| self.length(slot) + 1).collect();
         self.run((0, tokens.len()), tokens, &lengths)?;
         for (slot, length) in lengths.into_iter().enumerate() {
             self.cache.set_length(slot, length);
@@ -149,14 +143,7 @@ impl Forward {
 
     /// The logits of a row of the last run, at its last position; the caller may change them.
     pub(crate) fn logits(&mut self, row: usize) -> &mut [f32] {
-        let (
-            Logits {
-                vocabulary,
-                element,
-                ..
-            },
-            block,
-        ) = &self.logits;
+        let (Logits { vocabulary, element, .. }, block) = &self.logits;
         let start = (row * self.positions + self.positions - 1) * vocabulary;
         let range = start..start + vocabulary;
         if *element == TensorElementType::Float32 {
@@ -187,20 +174,13 @@ impl Forward {
         self.positions = if self.logits.0.last_only { 1 } else { per_row };
         let ids = [rows, dimension(per_row)];
         let mask = [rows, dimension(width)];
-        let logits = [
-            rows,
-            dimension(self.positions),
-            dimension(self.logits.0.vocabulary),
-        ];
+        let logits = [rows, dimension(self.positions), dimension(self.logits.0.vocabulary)];
         let (name, block) = &self.input_ids;
-        self.session
-            .bind_input(binding, name, View::from_start(*block, &ids))?;
+        self.session.bind_input(binding, name, View::from_start(*block, &ids))?;
         let (name, block) = &self.attention_mask;
-        self.session
-            .bind_input(binding, name, View::from_start(*block, &mask))?;
+        self.session.bind_input(binding, name, View::from_start(*block, &mask))?;
         let (output, block) = &self.logits;
-        self.session
-            .bind_output(binding, &output.name, View::from_start(*block, &logits))?;
+        self.session.bind_output(binding, &output.name, View::from_start(*block, &logits))?;
         Ok(self.session.run(binding)?)
     }
 

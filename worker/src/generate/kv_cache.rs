@@ -68,12 +68,7 @@ impl KvCache {
             let block = session.add_block(layer.element, elements)?;
             slabs.push(Slab { layer, block });
         }
-        Ok(Self {
-            slabs,
-            lengths: vec![0; slots],
-            capacity,
-            capacity_max: context_length,
-        })
+        Ok(Self { slabs, lengths: vec![0; slots], capacity, capacity_max: context_length })
     }
 
     /// How many sequences have room.
@@ -104,16 +99,9 @@ impl KvCache {
         if length <= self.capacity {
             return Ok(false);
         }
-        let rows = length
-            .next_power_of_two()
-            .max(CAPACITY_START)
-            .min(self.capacity_max);
+        let rows = length.next_power_of_two().max(CAPACITY_START).min(self.capacity_max);
         debug_assert!(length <= rows, "no sequence outgrows the context");
-        let growing = || {
-            self.slabs
-                .iter()
-                .filter(|slab| slab.layer.window_rows.is_none())
-        };
+        let growing = || self.slabs.iter().filter(|slab| slab.layer.window_rows.is_none());
         let mut fresh = Vec::new();
         for Slab { layer, .. } in growing() {
             let elements = self.lengths.len() * layer.heads * rows * layer.head_size;

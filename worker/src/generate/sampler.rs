@@ -45,11 +45,7 @@ impl Sampler {
     /// `None` if no logit is a number: the model's output is broken.
     pub(crate) fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
         self.penalise(logits);
-        let id = if self.settings.temperature > 0.0 {
-            self.draw(logits)
-        } else {
-            greedy(logits)
-        }?;
+        let id = if self.settings.temperature > 0.0 { self.draw(logits) } else { greedy(logits) }?;
         if remembers_answer(&self.settings) {
             *self.seen.entry(id).or_insert(0) += 1;
         }
@@ -57,12 +53,8 @@ impl Sampler {
     }
 
     fn penalise(&self, logits: &mut [f32]) {
-        let Sampling {
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-            ..
-        } = self.settings;
+        let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } =
+            self.settings;
         for (&id, &count) in &self.seen {
             let Some(logit) = usize::try_from(id).ok().and_then(|id| logits.get_mut(id)) else {
                 continue;
@@ -80,13 +72,7 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32]) -> Option<u32> {
-        let Sampling {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            ..
-        } = self.settings;
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.settings;
         self.candidates.clear();
         for (id, &logit) in (0_u32..).zip(logits) {
             if logit > f32::NEG_INFINITY {
@@ -109,8 +95,7 @@ impl Sampler {
         }
         if min_p > 0.0 {
             // The best one weighs 1, so the others' weights are relative to it already.
-            self.candidates
-                .retain(|candidate| candidate.weight >= min_p);
+            self.candidates.retain(|candidate| candidate.weight >= min_p);
         }
         let fraction = (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
         pick(&self.candidates, fraction)
@@ -158,10 +143,7 @@ const FIRST_SORTED: usize = 128;
 
 /// Keeps the fewest best candidates that hold the share `top_p` of the whole weight; at least one.
 fn keep_mass(candidates: &mut Vec<Candidate>, top_p: f32) {
-    let whole: f64 = candidates
-        .iter()
-        .map(|candidate| f64::from(candidate.weight))
-        .sum();
+    let whole: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
     let wanted = whole * f64::from(top_p);
     let mut sorted = 0;
     let mut mass = 0.0;
@@ -186,10 +168,7 @@ fn keep_mass(candidates: &mut Vec<Candidate>, top_p: f32) {
 
 /// The candidate at `fraction` (0 to 1, exclusive) of the whole weight.
 fn pick(candidates: &[Candidate], fraction: f64) -> Option<u32> {
-    let whole: f64 = candidates
-        .iter()
-        .map(|candidate| f64::from(candidate.weight))
-        .sum();
+    let whole: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
     let mut left = whole * fraction;
     for candidate in candidates {
         left -= f64::from(candidate.weight);

@@ -78,11 +78,7 @@ impl Sequence {
             Passed::Text(text) if self.generated < self.limit => self.news(text, 1, None),
             Passed::Text(text) => {
                 let (rest, stopped) = self.rest(tokenizer);
-                let reason = if stopped {
-                    FinishReason::Stop
-                } else {
-                    FinishReason::Length
-                };
+                let reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
                 self.news(text + &rest, 1, Some((reason, now)))
             }
         }

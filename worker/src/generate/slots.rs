@@ -21,11 +21,7 @@ pub(crate) struct Slots<T> {
 
 impl<T> Slots<T> {
     pub(crate) fn new(count: usize) -> Self {
-        Self {
-            count,
-            running: Vec::new(),
-            joining: None,
-        }
+        Self { count, running: Vec::new(), joining: None }
     }
 
     /// Whether nobody stands anywhere.
@@ -56,9 +52,7 @@ impl<T> Slots<T> {
 
     /// The joining sequence and its slot.
     pub(crate) fn joining(&mut self) -> Option<(usize, &mut T)> {
-        self.joining
-            .as_mut()
-            .map(|(slot, sequence)| (*slot, sequence))
+        self.joining.as_mut().map(|(slot, sequence)| (*slot, sequence))
     }
 
     /// The joining sequence leaves, for wherever the caller puts it.

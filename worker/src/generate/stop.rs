@@ -39,9 +39,7 @@ impl StopTexts {
             text.truncate(start);
             return Passed::Stopped(text);
         }
-        let rest = self
-            .held
-            .split_off(self.held.len() - self.longest_beginning());
+        let rest = self.held.split_off(self.held.len() - self.longest_beginning());
         Passed::Text(std::mem::replace(&mut self.held, rest))
     }
 
@@ -65,11 +63,7 @@ impl StopTexts {
         let earliest = self.held.len().saturating_sub(longest);
         let mut starts = self.held.char_indices().map(|(start, _)| start);
         let start = starts.find(|&start| {
-            start >= earliest
-                && self
-                    .stops
-                    .iter()
-                    .any(|stop| stop.starts_with(&self.held[start..]))
+            start >= earliest && self.stops.iter().any(|stop| stop.starts_with(&self.held[start..]))
         });
         start.map_or(0, |start| self.held.len() - start)
     }
@@ -101,10 +95,7 @@ mod tests {
 
     #[test]
     fn what_only_began_like_a_stop_text_comes_out() {
-        assert_eq!(
-            run(&["abcd"], &["xab", "c", "e"]),
-            ("xabce".to_owned(), false)
-        );
+        assert_eq!(run(&["abcd"], &["xab", "c", "e"]), ("xabce".to_owned(), false));
         assert_eq!(run(&["abcd"], &["xabc"]), ("xabc".to_owned(), false));
         assert_eq!(run(&["aab"], &["a", "a", "a", "b"]), ("a".to_owned(), true));
     }

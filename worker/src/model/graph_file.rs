@@ -35,17 +35,12 @@ pub(super) fn check(path: &Path) -> Result<Facts, ModelError> {
             path: path.to_owned(),
             reason: format!("it is no ONNX graph, or cut short ({error})"),
         },
-        _ => ModelError::Read {
-            path: path.to_owned(),
-            source: error,
-        },
+        _ => ModelError::Read { path: path.to_owned(), source: error },
     })?;
     for (name, &bytes_needed) in &facts.external {
         let file = beside(path, name)?;
-        let found = std::fs::metadata(&file).map_err(|source| ModelError::Read {
-            path: file.clone(),
-            source,
-        })?;
+        let found = std::fs::metadata(&file)
+            .map_err(|source| ModelError::Read { path: file.clone(), source })?;
         if found.len() < bytes_needed {
             return Err(ModelError::Broken {
                 path: file,
@@ -88,10 +83,7 @@ const TEXT_BYTES_MAX: u64 = 4096;
 fn walk(path: &Path) -> io::Result<Facts> {
     let file = File::open(path)?;
     let end = file.metadata()?.len();
-    let mut reader = Reader {
-        bytes: BufReader::new(file),
-        at: 0,
-    };
+    let mut reader = Reader { bytes: BufReader::new(file), at: 0 };
     let mut facts = Facts::default();
     while let Some((field, length)) = reader.next_field(end)? {
         match field {

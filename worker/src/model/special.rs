@@ -21,15 +21,8 @@ impl SpecialTokens {
     }
 }
 
-const ROLES: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
+const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A token is its text, or an object that has it as `content`.
 #[derive(Deserialize)]
@@ -87,10 +80,7 @@ fn template_file(folder: &Path) -> Result<Option<String>, ModelError> {
     }
     match String::from_utf8(read_file(&path)?) {
         Ok(source) => Ok(Some(source)),
-        Err(error) => Err(ModelError::Broken {
-            path,
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(ModelError::Broken { path, reason: error.to_string() }),
     }
 }
 

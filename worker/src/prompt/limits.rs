@@ -18,9 +18,7 @@ impl BoundedText {
 impl Write for BoundedText {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > PROMPT_BYTES_MAX {
-            return Err(io::Error::other(format!(
-                "the prompt exceeds {PROMPT_BYTES_MAX} bytes"
-            )));
+            return Err(io::Error::other(format!("the prompt exceeds {PROMPT_BYTES_MAX} bytes")));
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())

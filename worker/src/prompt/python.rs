@@ -50,13 +50,12 @@ pub(super) fn without_generation_tags(source: &str) -> String {
         output.push_str(before);
         let inner = tag.trim_start_matches(['-', '+']);
         let word = inner.trim_start();
-        let replaced = ["endgeneration", "generation"]
-            .into_iter()
-            .zip(["endif", "if true"])
-            .find(|(name, _)| {
+        let replaced = ["endgeneration", "generation"].into_iter().zip(["endif", "if true"]).find(
+            |(name, _)| {
                 let after = word.strip_prefix(name).map(|after| after.trim_start());
                 after.is_some_and(|after| after.trim_start_matches(['-', '+']).starts_with("%}"))
-            });
+            },
+        );
         rest = tag;
         if let Some((name, replacement)) = replaced {
             output.push_str(&tag[..tag.len() - word.len()]);
@@ -150,11 +149,7 @@ fn python_number(number: &serde_json::Number) -> String {
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) || float == 0.0 {
         let plain = format!("{float}");
-        return if plain.contains('.') {
-            plain
-        } else {
-            plain + ".0"
-        };
+        return if plain.contains('.') { plain } else { plain + ".0" };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.unsigned_abs())

@@ -19,14 +19,8 @@ fn message_of(result: Result<String, RequestFailure>) -> String {
 #[test]
 fn tojson_writes_what_python_writes() {
     let cases = [
-        (
-            r#"{"b":1,"a":[true,null,"x"]}"#,
-            r#"{"b": 1, "a": [true, null, "x"]}"#,
-        ),
-        (
-            r#"{"t":"<a href='x'>&\u00e9\u007f"}"#,
-            "{\"t\": \"<a href='x'>&é\u{7f}\"}",
-        ),
+        (r#"{"b":1,"a":[true,null,"x"]}"#, r#"{"b": 1, "a": [true, null, "x"]}"#),
+        (r#"{"t":"<a href='x'>&\u00e9\u007f"}"#, "{\"t\": \"<a href='x'>&é\u{7f}\"}"),
         (r#""\u0001\b\f\n\r\t\"\\/""#, r#""\u0001\b\f\n\r\t\"\\/""#),
         ("[]", "[]"),
         ("{}", "{}"),
@@ -47,10 +41,7 @@ fn tojson_writes_what_python_writes() {
 
 #[test]
 fn tojson_indents_as_python_does() {
-    let rendered = render(
-        "{{ messages[0] | tojson(indent=4) }}",
-        r#"[{"a":[1,{"b":[]}],"c":{}}]"#,
-    );
+    let rendered = render("{{ messages[0] | tojson(indent=4) }}", r#"[{"a":[1,{"b":[]}],"c":{}}]"#);
     let expected = "{\n    \"a\": [\n        1,\n        {\n            \"b\": []\n        }\n    ],\n    \"c\": {}\n}";
     assert_eq!(rendered.unwrap(), expected);
 }
@@ -59,19 +50,13 @@ fn tojson_indents_as_python_does() {
 fn what_a_template_raises_is_the_whole_message() {
     let source =
         "{% if messages[0].role != 'user' %}{{ raise_exception('user first!') }}{% endif %}";
-    assert_eq!(
-        message_of(render(source, r#"[{"role":"system"}]"#)),
-        "user first!"
-    );
+    assert_eq!(message_of(render(source, r#"[{"role":"system"}]"#)), "user first!");
 }
 
 #[test]
 fn other_failures_name_the_line() {
     let message = message_of(render("a\n{{ messages | nosuch }}", "[]"));
-    assert!(
-        message.contains("nosuch") && message.contains("line 2"),
-        "{message}"
-    );
+    assert!(message.contains("nosuch") && message.contains("line 2"), "{message}");
 }
 
 #[test]
@@ -85,10 +70,7 @@ fn a_template_that_never_ends_runs_out_of_fuel() {
 fn a_template_that_writes_without_end_is_stopped() {
     let source = "{% set long = 'x' * 100000 %}{% for a in range(9999) %}{{ long }}{% endfor %}";
     let message = message_of(render(source, "[]"));
-    assert!(
-        message.contains("33554432 bytes") || message.contains("write"),
-        "{message}"
-    );
+    assert!(message.contains("33554432 bytes") || message.contains("write"), "{message}");
 }
 
 #[test]
@@ -103,10 +85,7 @@ fn special_tokens_python_methods_and_loop_controls_work() {
 #[test]
 fn blocks_take_their_line_break_and_indentation_along() {
     let source = "{% for m in messages %}\n    {{- m.content }}\n  {% endfor %}\nend";
-    assert_eq!(
-        render(source, r#"[{"content":"x"},{"content":"y"}]"#).unwrap(),
-        "x\ny\nend"
-    );
+    assert_eq!(render(source, r#"[{"content":"x"},{"content":"y"}]"#).unwrap(), "x\ny\nend");
 }
 
 #[test]
@@ -129,9 +108,6 @@ fn the_date_follows_the_format() {
 #[test]
 fn messages_that_are_no_json_array_are_invalid() {
     for json in ["{}", "nonsense", ""] {
-        assert!(
-            matches!(render("x", json), Err(RequestFailure::Invalid { .. })),
-            "{json}"
-        );
+        assert!(matches!(render("x", json), Err(RequestFailure::Invalid { .. })), "{json}");
     }
 }

@@ -43,8 +43,11 @@ impl Element for i64 {
 
 /// A block of memory, zeroed by the system page by page as it is touched.
 pub(crate) struct Block {
-    start: NonNull<u8>,
+    /// What was allocated; the block starts at its first aligned byte.
+    allocation: NonNull<u8>,
     layout: Layout,
+    start: NonNull<u8>,
+    bytes: usize,
     element: TensorElementType,
 }
 
@@ -53,23 +56,23 @@ unsafe impl Send for Block {}
 
 impl Block {
     pub(crate) fn zeroed(element: TensorElementType, elements: usize) -> Result<Self, OutOfMemory> {
-        let bytes = element_bytes(element) * elements.max(1);
-        let layout =
-            Layout::from_size_align(bytes, ALIGNMENT).map_err(|_error| OutOfMemory { bytes })?;
-        // SAFETY: the layout's size is not zero, because every element has bytes.
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start) {
-            Some(start) => Ok(Self {
-                start,
-                layout,
-                element,
-            }),
-            None => Err(OutOfMemory { bytes }),
-        }
+        let bytes = element_bytes(element).saturating_mul(elements.max(1));
+        let out_of_memory = OutOfMemory { bytes };
+        // Aligned by hand: asked for more than its own alignment, the allocator would write the
+        // zeroes itself, and every page of a cache that may never fill would become resident.
+        let layout = Layout::from_size_align(bytes.saturating_add(ALIGNMENT), 1)
+            .map_err(|_error| out_of_memory)?;
+        // SAFETY: the layout's size is not zero.
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(out_of_memory)?;
+        let padding = allocation.as_ptr().align_offset(ALIGNMENT);
+        assert!(padding < ALIGNMENT, "a byte pointer can always be aligned");
+        // SAFETY: the allocation is larger than the block by more than the padding.
+        let start = unsafe { allocation.add(padding) };
+        Ok(Self { allocation, layout, start, bytes, element })
     }
 
     fn len(&self) -> usize {
-        self.layout.size() / element_bytes(self.element)
+        self.bytes / element_bytes(self.element)
     }
 }
 
@@ -81,16 +84,14 @@ impl fmt::Debug for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with this very layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        // SAFETY: it came from `alloc_zeroed` with this very layout.
+        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }
 
 /// The bytes of one element of a type that blocks hold.
 pub(crate) fn element_bytes(element: TensorElementType) -> usize {
-    element
-        .byte_size(1)
-        .expect("only numbers of whole bytes are put into blocks")
+    element.byte_size(1).expect("only numbers of whole bytes are put into blocks")
 }
 
 /// Memory for a block can't be had.
@@ -120,11 +121,7 @@ pub(crate) struct View<'a> {
 impl<'a> View<'a> {
     /// The beginning of a block.
     pub(crate) fn from_start(block: BlockId, shape: &'a [i64]) -> Self {
-        Self {
-            block,
-            start: 0,
-            shape,
-        }
+        Self { block, start: 0, shape }
     }
 }
 
@@ -146,11 +143,7 @@ impl fmt::Debug for BoundSession {
 
 impl BoundSession {
     pub(crate) fn new(session: Session) -> Self {
-        Self {
-            bindings: Vec::new(),
-            blocks: Vec::new(),
-            session,
-        }
+        Self { bindings: Vec::new(), blocks: Vec::new(), session }
     }
 
     /// Adds a block of zeroes.
@@ -273,15 +266,13 @@ impl BoundSession {
 
     fn tensor(&mut self, view: View<'_>) -> ort::Result<DynTensor> {
         let block = &mut self.blocks[view.block.0];
-        let elements = view.shape.iter().try_fold(1_usize, |product, &size| {
-            product.checked_mul(usize::try_from(size).ok()?)
-        });
+        let elements = view
+            .shape
+            .iter()
+            .try_fold(1_usize, |product, &size| product.checked_mul(usize::try_from(size).ok()?));
         let end = elements.and_then(|elements| view.start.checked_add(elements));
         let (Some(elements), Some(end)) = (elements, end) else {
-            return Err(Error::new_with_code(
-                ErrorCode::InvalidArgument,
-                "a shape overflows",
-            ));
+            return Err(Error::new_with_code(ErrorCode::InvalidArgument, "a shape overflows"));
         };
         if end > block.len() {
             return Err(Error::new_with_code(
@@ -314,10 +305,47 @@ impl BoundSession {
 
 fn bytes_of(block: &Block) -> &[u8] {
     // SAFETY: the block is that many initialised bytes, and it is borrowed.
-    unsafe { std::slice::from_raw_parts(block.start.as_ptr(), block.layout.size()) }
+    unsafe { std::slice::from_raw_parts(block.start.as_ptr(), block.bytes) }
 }
 
 fn bytes_of_mut(block: &mut Block) -> &mut [u8] {
     // SAFETY: as in `bytes_of`, and the borrow is exclusive.
-    unsafe { std::slice::from_raw_parts_mut(block.start.as_ptr(), block.layout.size()) }
+    unsafe { std::slice::from_raw_parts_mut(block.start.as_ptr(), block.bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_aligned_zeroed_and_of_the_size_asked_for() {
+        for (element, bytes) in [(f32::TYPE, 4), (f16::TYPE, 2), (i64::TYPE, 8)] {
+            let block = Block::zeroed(element, 1001).unwrap();
+            assert_eq!(block.start.as_ptr().align_offset(ALIGNMENT), 0);
+            assert_eq!((block.len(), bytes_of(&block).len()), (1001, 1001 * bytes));
+            assert!(bytes_of(&block).iter().all(|&byte| byte == 0));
+        }
+    }
+
+    #[test]
+    fn a_block_that_no_memory_could_hold_is_an_error() {
+        let error = Block::zeroed(f32::TYPE, usize::MAX / 8).unwrap_err();
+        assert_eq!(error.bytes, usize::MAX / 8 * 4);
+    }
+
+    /// A cache of a long context is mostly never used.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn pages_of_a_block_become_resident_only_when_they_are_touched() {
+        let resident_pages = || -> usize {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse().unwrap()
+        };
+        let before = resident_pages();
+        let block = Block::zeroed(f32::TYPE, 256 * 1024 * 1024).unwrap();
+        let after = resident_pages();
+        assert_eq!(block.bytes, 1 << 30);
+        // Other tests run at the same time, but none takes a tenth of this.
+        assert!(after < before + (1 << 30) / 4096 / 10, "{before} {after}");
+    }
 }

@@ -93,11 +93,9 @@ fn find<'a>(outlets: &'a [Outlet], name: &str) -> Option<&'a Outlet> {
 /// Element type, sizes (−1 where symbolic) and symbols of a tensor.
 fn tensor(outlet: &Outlet) -> Option<(TensorElementType, Vec<i64>, Vec<String>)> {
     match outlet.dtype() {
-        ValueType::Tensor {
-            ty,
-            shape,
-            dimension_symbols,
-        } => Some((*ty, shape.to_vec(), dimension_symbols.to_vec())),
+        ValueType::Tensor { ty, shape, dimension_symbols } => {
+            Some((*ty, shape.to_vec(), dimension_symbols.to_vec()))
+        }
         ValueType::Sequence(_) | ValueType::Map { .. } | ValueType::Optional(_) => None,
     }
 }
@@ -131,9 +129,7 @@ fn kv_layer(
     match element {
         TensorElementType::Float32 | TensorElementType::Float16 => {}
         other => {
-            return Err(unsupported(&format!(
-                "is of {other}, not of float32 or float16"
-            )));
+            return Err(unsupported(&format!("is of {other}, not of float32 or float16")));
         }
     }
     if shape.len() != 4 {
@@ -144,22 +140,13 @@ fn kv_layer(
         known(shape[3], hints.head_size).ok_or_else(|| unsupported("hides its head size"))?;
     // The files list sliding layers also where the graph keeps their whole cache; only the name
     // of the dimension tells the two apart.
-    let slides = symbols
-        .get(2)
-        .is_some_and(|symbol| symbol.contains("sliding"));
+    let slides = symbols.get(2).is_some_and(|symbol| symbol.contains("sliding"));
     let window_rows = match hints.window {
         Some(window) if slides && window.layers.contains(&index) => Some(window.rows),
         Some(_) | None if slides => return Err(unsupported("slides, but its size is not given")),
         Some(_) | None => None,
     };
-    Ok(KvLayer {
-        past,
-        present,
-        element,
-        heads,
-        head_size,
-        window_rows,
-    })
+    Ok(KvLayer { past, present, element, heads, head_size, window_rows })
 }
 
 fn known(size: i64, hint: Option<usize>) -> Option<usize> {
@@ -175,9 +162,7 @@ fn logits(session: &Session, name: &str, hints: Hints<'_>) -> Result<Logits, Mod
     match element {
         TensorElementType::Float32 | TensorElementType::Float16 => {}
         other => {
-            return Err(unsupported(&format!(
-                "is of {other}, not of float32 or float16"
-            )));
+            return Err(unsupported(&format!("is of {other}, not of float32 or float16")));
         }
     }
     if shape.len() != 3 {

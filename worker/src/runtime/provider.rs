@@ -76,10 +76,7 @@ fn register(
     provider: ExecutionProvider,
     builder: SessionBuilder,
 ) -> Result<SessionBuilder, RuntimeError> {
-    let no_provider = |reason| RuntimeError::NoProvider {
-        provider: provider.as_str(),
-        reason,
-    };
+    let no_provider = |reason| RuntimeError::NoProvider { provider: provider.as_str(), reason };
     let dispatch: ExecutionProviderDispatch = match provider {
         ExecutionProvider::Cuda => CUDA::default().build(),
         ExecutionProvider::DirectMl => DirectML::default().build(),

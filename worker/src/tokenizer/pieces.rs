@@ -32,9 +32,7 @@ impl Pieces {
         let text = self.pending_text(tokenizer);
         let mut certain = text.as_str();
         for _ in 0..UNFINISHED_MAX {
-            certain = certain
-                .strip_suffix(char::REPLACEMENT_CHARACTER)
-                .unwrap_or(certain);
+            certain = certain.strip_suffix(char::REPLACEMENT_CHARACTER).unwrap_or(certain);
         }
         let piece = certain.get(self.emitted..).unwrap_or_default().to_owned();
         self.emitted += piece.len();
@@ -165,11 +163,7 @@ mod tests {
             b"\x80\x80\x80",
         ] {
             let expected = String::from_utf8_lossy(bytes);
-            assert_eq!(
-                pieces(&tokenizer, &ids_of(bytes)).concat(),
-                expected,
-                "{bytes:?}"
-            );
+            assert_eq!(pieces(&tokenizer, &ids_of(bytes)).concat(), expected, "{bytes:?}");
         }
     }
 
@@ -182,11 +176,7 @@ mod tests {
             let digit = |place: u32| alphabet[number / alphabet.len().pow(place) % alphabet.len()];
             let bytes = [digit(0), digit(1), digit(2), digit(3)];
             let expected = String::from_utf8_lossy(&bytes);
-            assert_eq!(
-                pieces(&tokenizer, &ids_of(&bytes)).concat(),
-                expected,
-                "{bytes:x?}"
-            );
+            assert_eq!(pieces(&tokenizer, &ids_of(&bytes)).concat(), expected, "{bytes:x?}");
         }
     }
 
@@ -207,10 +197,7 @@ mod tests {
             "a\u{fffd}\u{fffd}\u{fffd} b"
         );
         // The library would take the whole character back once it sees the stray byte.
-        assert_eq!(
-            pieces(&tokenizer, &[0xe2, 0x82, 0xac, 0xff]).concat(),
-            "€\u{fffd}"
-        );
+        assert_eq!(pieces(&tokenizer, &[0xe2, 0x82, 0xac, 0xff]).concat(), "€\u{fffd}");
     }
 
     #[test]

@@ -5,10 +5,7 @@ fn sampler(settings: Sampling) -> Sampler {
 }
 
 fn greedy_settings() -> Sampling {
-    Sampling {
-        temperature: 0.0,
-        ..Sampling::default()
-    }
+    Sampling { temperature: 0.0, ..Sampling::default() }
 }
 
 /// Which tokens come up at all in many draws, with their counts.
@@ -31,10 +28,7 @@ fn support(settings: Sampling, logits: &[f32]) -> Vec<usize> {
 fn greedy_takes_the_best_and_of_equals_the_first() {
     let mut sampler = sampler(greedy_settings());
     assert_eq!(sampler.next(&mut [0.1, 3.0, 3.0, -1.0]), Some(1));
-    assert_eq!(
-        sampler.next(&mut [f32::NAN, f32::NEG_INFINITY, -5.0]),
-        Some(2)
-    );
+    assert_eq!(sampler.next(&mut [f32::NAN, f32::NEG_INFINITY, -5.0]), Some(2));
     assert_eq!(sampler.next(&mut [f32::NAN, f32::NEG_INFINITY]), None);
 }
 
@@ -72,10 +66,7 @@ fn presence_and_frequency_leave_the_prompt_alone() {
 
 #[test]
 fn top_k_keeps_that_many() {
-    let settings = Sampling {
-        top_k: 2,
-        ..Sampling::default()
-    };
+    let settings = Sampling { top_k: 2, ..Sampling::default() };
     assert_eq!(support(settings, &[1.0, 1.2, 0.9, 1.1]), [1, 3]);
     // Of equals the lower ids stay, so that the count is exact.
     assert_eq!(support(settings, &[1.0, 1.0, 1.0, 1.0]), [0, 1]);
@@ -84,10 +75,7 @@ fn top_k_keeps_that_many() {
 #[test]
 fn top_p_keeps_the_smallest_set_that_reaches_it() {
     let logits = [0.5_f32, 0.3, 0.15, 0.05].map(f32::ln);
-    let with = |top_p| Sampling {
-        top_p,
-        ..Sampling::default()
-    };
+    let with = |top_p| Sampling { top_p, ..Sampling::default() };
     assert_eq!(support(with(0.45), &logits), [0]);
     assert_eq!(support(with(0.6), &logits), [0, 1]);
     assert_eq!(support(with(0.85), &logits), [0, 1, 2]);
@@ -96,53 +84,26 @@ fn top_p_keeps_the_smallest_set_that_reaches_it() {
 
 #[test]
 fn top_p_over_a_large_flat_vocabulary_keeps_its_share() {
-    let settings = Sampling {
-        top_p: 0.5,
-        ..Sampling::default()
-    };
+    let settings = Sampling { top_p: 0.5, ..Sampling::default() };
     let mut sampler = sampler(settings);
     sampler.next(&mut vec![0.0; 4096]).unwrap();
     assert_eq!(sampler.candidates.len(), 2048);
-    assert!(
-        sampler
-            .candidates
-            .iter()
-            .all(|candidate| candidate.id < 2048)
-    );
+    assert!(sampler.candidates.iter().all(|candidate| candidate.id < 2048));
 }
 
 #[test]
 fn min_p_is_relative_to_the_best() {
-    let settings = Sampling {
-        min_p: 0.25,
-        ..Sampling::default()
-    };
-    assert_eq!(
-        support(settings, &[0.4_f32, 0.3, 0.2, 0.06].map(f32::ln)),
-        [0, 1, 2]
-    );
+    let settings = Sampling { min_p: 0.25, ..Sampling::default() };
+    assert_eq!(support(settings, &[0.4_f32, 0.3, 0.2, 0.06].map(f32::ln)), [0, 1, 2]);
 }
 
 #[test]
 fn temperature_divides_before_top_p_looks() {
     // At temperature 2 the weights 0.8 and 0.2 become 2 : 1.
-    let settings = Sampling {
-        temperature: 2.0,
-        top_p: 0.7,
-        ..Sampling::default()
-    };
+    let settings = Sampling { temperature: 2.0, top_p: 0.7, ..Sampling::default() };
     let logits = [0.8_f32, 0.2].map(f32::ln);
     assert_eq!(support(settings, &logits), [0, 1]);
-    assert_eq!(
-        support(
-            Sampling {
-                temperature: 1.0,
-                ..settings
-            },
-            &logits
-        ),
-        [0]
-    );
+    assert_eq!(support(Sampling { temperature: 1.0, ..settings }, &logits), [0]);
 }
 
 #[test]
@@ -166,14 +127,9 @@ fn draws_follow_the_distribution() {
 fn a_seed_fixes_the_tokens_and_another_one_changes_them() {
     let logits: Vec<f32> = (0_u8..100).map(|id| f32::from(id % 7) / 3.0).collect();
     let tokens = |seed| {
-        let settings = Sampling {
-            seed: Some(seed),
-            ..Sampling::default()
-        };
+        let settings = Sampling { seed: Some(seed), ..Sampling::default() };
         let mut sampler = Sampler::new(settings, u64::MAX, &[]);
-        (0..20)
-            .map(|_| sampler.next(&mut logits.clone()).unwrap())
-            .collect::<Vec<_>>()
+        (0..20).map(|_| sampler.next(&mut logits.clone()).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(tokens(1), tokens(1));
     assert_ne!(tokens(1), tokens(2));
@@ -188,9 +144,6 @@ fn tokens_that_are_ruled_out_are_never_drawn() {
 
 #[test]
 fn a_tiny_temperature_is_all_but_greedy() {
-    let settings = Sampling {
-        temperature: 1e-6,
-        ..Sampling::default()
-    };
+    let settings = Sampling { temperature: 1e-6, ..Sampling::default() };
     assert_eq!(support(settings, &[1.0, 1.1, 0.9]), [1]);
 }
