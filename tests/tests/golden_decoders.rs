@@ -3,6 +3,7 @@
 //! Runs the worker's library in this process: no gateway, no link. Every fixture's every case is
 //! asked for alone, and all of them together in batches that they join and leave at different
 //! times; both must give the same ids.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,9 +65,7 @@ impl Case {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 fn golden(name: &str) -> Golden {
@@ -76,10 +75,7 @@ fn golden(name: &str) -> Golden {
 }
 
 /// ONNX Runtime, where `scripts/setup` puts it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test finds the runtime where the gateway would"
-)]
+#[expect(clippy::disallowed_methods, reason = "a test finds the runtime where the gateway would")]
 fn runtime_library() -> String {
     let home = match std::env::var("HEARTH_HOME") {
         Ok(home) => PathBuf::from(home),
@@ -127,11 +123,7 @@ struct Driver {
 
 impl Driver {
     fn new(loaded: Loaded) -> Self {
-        Self {
-            engine: loaded.engine,
-            preparer: loaded.preparer,
-            answers: BTreeMap::new(),
-        }
+        Self { engine: loaded.engine, preparer: loaded.preparer, answers: BTreeMap::new() }
     }
 
     fn admit(&mut self, request: Generate) {
@@ -142,7 +134,7 @@ impl Driver {
     fn tick(&mut self) {
         for message in self.engine.tick() {
             match message {
-                FromWorker::Step(news) => news.into_iter().for_each(|news| self.note(news)),
+                FromWorker::Step(news) => news.iter().for_each(|news| self.note(news)),
                 FromWorker::Failed { id, reason } => self.answer(id).failure = Some(reason),
                 other => panic!("an engine does not say {other:?}"),
             }
@@ -153,7 +145,7 @@ impl Driver {
         }
     }
 
-    fn note(&mut self, news: News) {
+    fn note(&mut self, news: &News) {
         let answer = self.answer(news.id);
         assert_eq!(answer.finish, None, "news after the end");
         answer.text += &news.text;
@@ -178,20 +170,11 @@ impl Driver {
 }
 
 fn request(id: u64, prompt: Prompt, max_tokens: u32, sampling: Sampling) -> Generate {
-    Generate {
-        id: RequestId(id),
-        prompt,
-        sampling,
-        stop: Vec::new(),
-        max_tokens: Some(max_tokens),
-    }
+    Generate { id: RequestId(id), prompt, sampling, stop: Vec::new(), max_tokens: Some(max_tokens) }
 }
 
 fn greedy() -> Sampling {
-    Sampling {
-        temperature: 0.0,
-        ..Sampling::default()
-    }
+    Sampling { temperature: 0.0, ..Sampling::default() }
 }
 
 /// A case as a request that ends where the golden does.
@@ -209,13 +192,7 @@ fn check(case: &Case, answer: &Answer) {
     assert_eq!(answer.finish, Some(case.finish_reason()), "{}", case.name);
     let counts = (case.prompt_ids.len(), expected.len());
     let found = (answer.counts.0, answer.counts.1);
-    assert_eq!(
-        found,
-        (
-            u32::try_from(counts.0).unwrap(),
-            u32::try_from(counts.1).unwrap()
-        )
-    );
+    assert_eq!(found, (u32::try_from(counts.0).unwrap(), u32::try_from(counts.1).unwrap()));
 }
 
 // === Every fixture ===
@@ -228,12 +205,7 @@ fn every_case_alone(name: &str) {
         let text = driver.preparer.prompt_text(&case.prompt()).unwrap();
         assert_eq!(text, case.prompt, "{}: prompt", case.name);
         let prepared = driver.preparer.prepare(case_request(id, case)).unwrap();
-        assert_eq!(
-            prepared.prompt_ids(),
-            case.prompt_ids,
-            "{}: prompt ids",
-            case.name
-        );
+        assert_eq!(prepared.prompt_ids(), case.prompt_ids, "{}: prompt ids", case.name);
         driver.engine.admit(prepared).unwrap();
         driver.finish();
         check(case, &driver.answers[&RequestId(id)]);
@@ -308,10 +280,7 @@ fn a_cancelled_request_is_not_heard_of_again_and_leaves_the_others_right() {
         driver.engine.cancel(RequestId(1));
         driver.engine.cancel(RequestId(5));
         driver.engine.cancel(RequestId(99));
-        let heard = driver
-            .answers
-            .remove(&RequestId(1))
-            .map_or(0, |answer| answer.ids.len());
+        let heard = driver.answers.remove(&RequestId(1)).map_or(0, |answer| answer.ids.len());
         assert!(heard < golden.cases[1].answer().len());
         driver.finish();
         let ids: Vec<_> = driver.answers.keys().map(|id| id.0).collect();
@@ -348,10 +317,7 @@ fn a_seed_gives_the_same_text_whoever_else_is_in_the_batch() {
     driver.admit(seeded(2, 2));
     driver.finish();
     let answer = |id| &driver.answers[&RequestId(id)];
-    assert!(
-        answer(0).ids.len() > 20,
-        "the seed should give a long answer"
-    );
+    assert!(answer(0).ids.len() > 20, "the seed should give a long answer");
     assert_eq!(answer(0), answer(1));
     assert_ne!(answer(0).ids, answer(2).ids);
 }
@@ -370,21 +336,14 @@ fn a_stop_text_ends_the_answer_before_itself() {
     driver.admit(request);
     driver.finish();
     let answer = &driver.answers[&RequestId(0)];
-    assert_eq!(
-        (answer.text.as_str(), answer.finish),
-        (before, Some(FinishReason::Stop))
-    );
+    assert_eq!((answer.text.as_str(), answer.finish), (before, Some(FinishReason::Stop)));
     assert!(answer.counts.1 < 48);
 }
 
 #[test]
 fn the_answer_ends_where_the_context_does() {
     let golden = golden(PLAIN);
-    let case = golden
-        .cases
-        .iter()
-        .find(|case| case.eos_index.is_none())
-        .unwrap();
+    let case = golden.cases.iter().find(|case| case.eos_index.is_none()).unwrap();
     let prompt_tokens = u32::try_from(case.prompt_ids.len()).unwrap();
     let mut spec = spec(&fixture(PLAIN));
     spec.context_length = Some(prompt_tokens + 5);
@@ -395,10 +354,7 @@ fn the_answer_ends_where_the_context_does() {
     driver.finish();
     let answer = &driver.answers[&RequestId(0)];
     assert_eq!(answer.ids, case.greedy_ids[..4]);
-    assert_eq!(
-        (answer.counts, answer.finish),
-        ((prompt_tokens, 5), Some(FinishReason::Length))
-    );
+    assert_eq!((answer.counts, answer.finish), ((prompt_tokens, 5), Some(FinishReason::Length)));
 }
 
 #[test]
@@ -410,10 +366,7 @@ fn a_prompt_that_fills_the_context_is_refused_with_its_size() {
     spec.context_length = Some(prompt_tokens);
     let loaded = load(&spec, |_stage, _fraction| {}).unwrap();
     let refused = loaded.preparer.prepare(case_request(0, case));
-    let expected = RequestFailure::ContextOverflow {
-        prompt_tokens,
-        context_length: prompt_tokens,
-    };
+    let expected = RequestFailure::ContextOverflow { prompt_tokens, context_length: prompt_tokens };
     assert_eq!(refused, Err(expected));
 }
 
@@ -445,11 +398,7 @@ fn one_slot_serves_requests_in_order() {
         driver.admit(case_request(id, case));
     }
     for (id, case) in (0..).zip(&golden.cases[..3]) {
-        while driver
-            .answers
-            .get(&RequestId(id))
-            .is_none_or(|answer| answer.finish.is_none())
-        {
+        while driver.answers.get(&RequestId(id)).is_none_or(|answer| answer.finish.is_none()) {
             driver.tick();
             assert!(
                 !driver.answers.contains_key(&RequestId(id + 1)) || id == 2 || {
@@ -473,23 +422,14 @@ fn a_load_reports_its_stages_in_order() {
     let names: Vec<_> = stages.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, ["files", "runtime", "session", "warm-up"]);
     assert!(stages.is_sorted_by(|(_, a), (_, b)| a < b));
-    assert_eq!(
-        (card.architecture.as_str(), card.context_length, card.slots),
-        ("llama", 512, 4)
-    );
+    assert_eq!((card.architecture.as_str(), card.context_length, card.slots), ("llama", 512, 4));
     assert_eq!(card.execution_provider, ExecutionProvider::Cpu);
     assert!(card.execution_provider_note.is_some());
-    assert!(
-        card.runtime_version.starts_with("1."),
-        "{}",
-        card.runtime_version
-    );
+    assert!(card.runtime_version.starts_with("1."), "{}", card.runtime_version);
 }
 
 fn refused(spec: &LoadSpec) -> LoadFailure {
-    load(spec, |_stage, _fraction| {})
-        .map(|loaded| loaded.card)
-        .unwrap_err()
+    load(spec, |_stage, _fraction| {}).map(|loaded| loaded.card).unwrap_err()
 }
 
 #[test]
@@ -499,16 +439,8 @@ fn a_provider_asked_for_by_name_is_had_or_is_an_error_that_says_what_to_do() {
         spec.execution_provider = provider;
         let failure = refused(&spec);
         assert_eq!(failure.kind, LoadFailureKind::NoProvider);
-        assert!(
-            failure.message.contains(provider.as_str()),
-            "{}",
-            failure.message
-        );
-        assert!(
-            failure.message.contains("use `auto` or `cpu`"),
-            "{}",
-            failure.message
-        );
+        assert!(failure.message.contains(provider.as_str()), "{}", failure.message);
+        assert!(failure.message.contains("use `auto` or `cpu`"), "{}", failure.message);
     }
     let mut spec = spec(&fixture(PLAIN));
     spec.execution_provider = ExecutionProvider::Cpu;
@@ -528,19 +460,11 @@ fn files_that_are_missing_or_short_are_named() {
     }
     let spec = spec(folder.path());
     let weights = std::fs::File::options();
-    let weights = weights
-        .clone()
-        .write(true)
-        .open(folder.path().join("model.onnx.data"))
-        .unwrap();
+    let weights = weights.clone().write(true).open(folder.path().join("model.onnx.data")).unwrap();
     weights.set_len(1000).unwrap();
     let failure = refused(&spec);
     assert_eq!(failure.kind, LoadFailureKind::BadFiles);
-    assert!(
-        failure.message.contains("model.onnx.data is broken"),
-        "{}",
-        failure.message
-    );
+    assert!(failure.message.contains("model.onnx.data is broken"), "{}", failure.message);
     for name in ["model.onnx.data", "model.onnx", "genai_config.json"] {
         std::fs::remove_file(folder.path().join(name)).unwrap();
         let failure = refused(&spec);
@@ -561,10 +485,7 @@ fn a_real_model_knows_the_capital_of_france() {
     };
     let mut driver = Driver::new(load(&spec(&model), |_stage, _fraction| {}).unwrap());
     let messages = r#"[{"role":"user","content":"What is the capital of France?"}]"#;
-    let prompt = Prompt::Chat {
-        messages: JsonText(messages.to_owned()),
-        tools: None,
-    };
+    let prompt = Prompt::Chat { messages: JsonText(messages.to_owned()), tools: None };
     driver.admit(request(0, prompt, 48, greedy()));
     driver.finish();
     let answer = &driver.answers[&RequestId(0)];

@@ -1,7 +1,7 @@
 //! Hearth's worker: one model, one process.
 //!
 //! The walk: [`run`] reads the arguments, enters the sandbox, connects to the gateway and serves
-//! the link. The first message asks for a load ([`load`]): the model's files, ONNX Runtime, a
+//! the link. The first message asks for a load ([`load()`]): the model's files, ONNX Runtime, a
 //! session, a first run. From then on a request is prepared ([`Preparer`]: messages → prompt text
 //! → tokens), admitted by the engine ([`Engine`]), and its news go back step by step.
 //!

@@ -1,6 +1,6 @@
 //! ONNX Runtime: its library, the one environment of this process, sessions.
 //!
-//! The loader calls it once; the engine then works on the [`BoundSession`] that it made. Nothing
+//! The loader calls it once; the engine then works on the [`bound::BoundSession`] that it made. Nothing
 //! else in the worker knows how ONNX Runtime is set up, and nothing here knows what a model says.
 
 pub(crate) mod bound;
