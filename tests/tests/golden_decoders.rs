@@ -348,13 +348,16 @@ fn the_answer_ends_where_the_context_does() {
     let mut spec = spec(&fixture(PLAIN));
     spec.context_length = Some(prompt_tokens + 5);
     let mut driver = Driver::new(load(&spec, |_stage, _fraction| {}).unwrap());
-    let mut open_ended = case_request(0, case);
-    open_ended.max_tokens = None;
-    driver.admit(open_ended);
-    driver.finish();
-    let answer = &driver.answers[&RequestId(0)];
-    assert_eq!(answer.ids, case.greedy_ids[..4]);
-    assert_eq!((answer.counts, answer.finish), ((prompt_tokens, 5), Some(FinishReason::Length)));
+    for (id, max_tokens) in [(0, None), (1, Some(10_000))] {
+        let mut request = case_request(id, case);
+        request.max_tokens = max_tokens;
+        driver.admit(request);
+        driver.finish();
+        let answer = &driver.answers[&RequestId(id)];
+        assert_eq!(answer.ids, case.greedy_ids[..4]);
+        let end = (answer.counts, answer.finish);
+        assert_eq!(end, ((prompt_tokens, 5), Some(FinishReason::Length)));
+    }
 }
 
 #[test]

@@ -225,3 +225,6 @@ fn drawn_seed() -> u64 {
         Err(_) => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
