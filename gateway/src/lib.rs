@@ -1,3 +1,31 @@
-//! The gateway.
+//! Hearth's gateway: the server and the command line.
+//!
+//! A request walks through the modules in this order. `server` accepts it, `guard` refuses
+//! strangers, `route` picks the endpoint; `openai` or `ollama` parses it into one shared request,
+//! with the help of `fields` and `messages`. `generation` looks the model up in the `catalog`,
+//! gets a lease from the `fleet` and sends it; the fleet starts, keeps and ends the worker
+//! processes. What comes back is written by the dialect through `stream`. Whatever goes wrong on
+//! the way becomes an answer in `error`, and `metrics` counts it all.
+//!
+//! The gateway never links ONNX Runtime or a tokenizer, and never sees a token id.
 
 #![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod keep_alive;
+pub mod catalog;
+pub mod app;
+pub mod server;
+pub mod guard;
+pub mod route;
+pub mod fields;
+pub mod messages;
+pub mod openai;
+pub mod ollama;
+pub mod generation;
+pub mod fleet;
+pub mod stream;
+pub mod http;
+pub mod error;
+pub mod metrics;

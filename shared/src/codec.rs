@@ -23,9 +23,7 @@ const LENGTH_BYTES: usize = 4;
 type WireConfig = Configuration<LittleEndian, Fixint, Limit<MAX_FRAME_BYTES>>;
 
 fn wire_config() -> WireConfig {
-    bincode::config::standard()
-        .with_fixed_int_encoding()
-        .with_limit::<MAX_FRAME_BYTES>()
+    bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_FRAME_BYTES>()
 }
 
 /// Why a message can't be sent.
@@ -124,6 +122,10 @@ impl FrameBuffer {
     /// # Errors
     /// [`DecodeError::TooLarge`], [`DecodeError::Garbage`] or [`DecodeError::Trailing`]; the
     /// stream can't be trusted any more and the buffer should be dropped.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator could not choose the type of each message"
+    )]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, DecodeError> {
         let Some(announced) = self.announced() else {
             return Ok(None);
@@ -135,18 +137,10 @@ impl FrameBuffer {
         let Some(body) = self.bytes.get(body_start..body_start + announced) else {
             return Ok(None);
         };
-        let (message, used) =
-            bincode::serde::decode_from_slice(body, wire_config()).map_err(|error| {
-                DecodeError::Garbage {
-                    bytes: announced,
-                    source: Box::new(error),
-                }
-            })?;
+        let (message, used) = bincode::serde::decode_from_slice(body, wire_config())
+            .map_err(|error| DecodeError::Garbage { bytes: announced, source: Box::new(error) })?;
         if used != announced {
-            return Err(DecodeError::Trailing {
-                bytes: announced,
-                extra: announced - used,
-            });
+            return Err(DecodeError::Trailing { bytes: announced, extra: announced - used });
         }
         self.start = body_start + announced;
         Ok(Some(message))
@@ -159,13 +153,7 @@ impl FrameBuffer {
     pub fn end(&self) -> Result<(), DecodeError> {
         let rest = self.bytes.len() - self.start;
         let whole = LENGTH_BYTES + self.announced().unwrap_or(0);
-        if rest == 0 {
-            Ok(())
-        } else {
-            Err(DecodeError::Truncated {
-                missing: whole - rest,
-            })
-        }
+        if rest == 0 { Ok(()) } else { Err(DecodeError::Truncated { missing: whole - rest }) }
     }
 
     fn announced(&self) -> Option<usize> {

@@ -59,10 +59,7 @@ pub enum PrivateDirError {
 /// # Errors
 /// [`PrivateDirError`]; a directory that was made stays.
 pub fn private_dir(path: &Path) -> Result<(), PrivateDirError> {
-    let io = |source| PrivateDirError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| PrivateDirError::Io { path: path.to_owned(), source };
     match make_dir(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -71,9 +68,7 @@ pub fn private_dir(path: &Path) -> Result<(), PrivateDirError> {
     // Not `metadata`: a link to somebody's directory is not a directory of ours.
     let found = std::fs::symlink_metadata(path).map_err(io)?;
     if !found.is_dir() {
-        return Err(PrivateDirError::NotADirectory {
-            path: path.to_owned(),
-        });
+        return Err(PrivateDirError::NotADirectory { path: path.to_owned() });
     }
     check_owner(path, &found)
 }
@@ -91,11 +86,7 @@ fn check_owner(path: &Path, found: &std::fs::Metadata) -> Result<(), PrivateDirE
     let us = nix::unistd::geteuid().as_raw();
     let mode = found.mode() & 0o7777;
     if found.uid() != us {
-        return Err(PrivateDirError::ForeignOwner {
-            path,
-            owner: found.uid(),
-            us,
-        });
+        return Err(PrivateDirError::ForeignOwner { path, owner: found.uid(), us });
     }
     if mode & 0o077 != 0 {
         return Err(PrivateDirError::Open { path, mode });
@@ -193,10 +184,7 @@ impl Peer {
             (Some(_) | None, Some(_) | None) => {}
         }
         match self.pid {
-            Some(found) if found != pid => Err(PeerError::ForeignProcess {
-                found,
-                expected: pid,
-            }),
+            Some(found) if found != pid => Err(PeerError::ForeignProcess { found, expected: pid }),
             Some(_) | None => Ok(()),
         }
     }
@@ -209,7 +197,8 @@ fn our_uid() -> Option<u32> {
     return None;
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
@@ -234,10 +223,7 @@ mod tests {
         let run = home.path().join("run");
         std::fs::create_dir(&run).unwrap();
         std::fs::set_permissions(&run, PermissionsExt::from_mode(0o755)).unwrap();
-        assert!(matches!(
-            private_dir(&run),
-            Err(PrivateDirError::Open { mode: 0o755, .. })
-        ));
+        assert!(matches!(private_dir(&run), Err(PrivateDirError::Open { mode: 0o755, .. })));
         assert_eq!(mode_of(&run), 0o755);
     }
 
@@ -248,41 +234,20 @@ mod tests {
         private_dir(&target).unwrap();
         let run = home.path().join("run");
         std::os::unix::fs::symlink(&target, &run).unwrap();
-        assert!(matches!(
-            private_dir(&run),
-            Err(PrivateDirError::NotADirectory { .. })
-        ));
+        assert!(matches!(private_dir(&run), Err(PrivateDirError::NotADirectory { .. })));
     }
 
     #[test]
     fn only_the_spawned_process_of_our_own_user_is_taken() {
         let us = our_uid();
+        assert_eq!(Peer { pid: Some(7), uid: us }.check(7), Ok(()));
         assert_eq!(
-            Peer {
-                pid: Some(7),
-                uid: us
-            }
-            .check(7),
-            Ok(())
-        );
-        assert_eq!(
-            Peer {
-                pid: Some(8),
-                uid: us
-            }
-            .check(7),
-            Err(PeerError::ForeignProcess {
-                found: 8,
-                expected: 7
-            })
+            Peer { pid: Some(8), uid: us }.check(7),
+            Err(PeerError::ForeignProcess { found: 8, expected: 7 })
         );
         let stranger = us.unwrap() + 1;
         assert_eq!(
-            Peer {
-                pid: Some(7),
-                uid: Some(stranger)
-            }
-            .check(7),
+            Peer { pid: Some(7), uid: Some(stranger) }.check(7),
             Err(PeerError::ForeignUser(stranger))
         );
     }

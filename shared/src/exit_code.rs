@@ -44,9 +44,7 @@ impl WorkerExit {
     /// What `code` says, or `None` where it is not one of ours.
     #[must_use]
     pub fn from_code(code: i32) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|exit| i32::from(exit.code()) == code)
+        Self::ALL.into_iter().find(|exit| i32::from(exit.code()) == code)
     }
 
     /// A few words for logs and for `/api/ps`.

@@ -46,11 +46,7 @@ impl ModelName {
     /// The spelling that Ollama's clients show and compare: always with a tag.
     #[must_use]
     pub fn with_tag(&self) -> String {
-        if self.variant().is_some() {
-            self.0.clone()
-        } else {
-            format!("{}:latest", self.0)
-        }
+        if self.variant().is_some() { self.0.clone() } else { format!("{}:latest", self.0) }
     }
 
     /// The name without its variant.
@@ -83,20 +79,14 @@ impl FromStr for ModelName {
         if !base.split('/').chain(variant).all(is_name_part) {
             return Err(ModelNameError::Malformed);
         }
-        let canonical = if variant == Some("latest") {
-            base
-        } else {
-            text
-        };
+        let canonical = if variant == Some("latest") { base } else { text };
         Ok(Self(canonical.to_owned()))
     }
 }
 
 fn is_name_part(part: &str) -> bool {
     part.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && part
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
 
 impl TryFrom<String> for ModelName {
@@ -138,10 +128,7 @@ mod tests {
         let plain: ModelName = "smollm2-135m-instruct".parse().unwrap();
         assert_eq!("smollm2-135m-instruct:latest".parse(), Ok(plain.clone()));
         assert_eq!(plain.with_tag(), "smollm2-135m-instruct:latest");
-        assert_eq!(
-            (plain.base(), plain.variant()),
-            ("smollm2-135m-instruct", None)
-        );
+        assert_eq!((plain.base(), plain.variant()), ("smollm2-135m-instruct", None));
     }
 
     #[test]
@@ -149,28 +136,17 @@ mod tests {
         let q4: ModelName = "onnx-community/Qwen3-0.6B:q4".parse().unwrap();
         assert_eq!(q4.as_str(), "onnx-community/Qwen3-0.6B:q4");
         assert_eq!(q4.with_tag(), "onnx-community/Qwen3-0.6B:q4");
-        assert_eq!(
-            (q4.base(), q4.variant()),
-            ("onnx-community/Qwen3-0.6B", Some("q4"))
-        );
+        assert_eq!((q4.base(), q4.variant()), ("onnx-community/Qwen3-0.6B", Some("q4")));
     }
 
     #[test]
     fn names_that_could_be_paths_are_refused() {
-        for text in [
-            "../x", "/etc", "a//b", "a/../b", "a/", ".hidden", "a\0b", "é", "a:b:c", "a b",
-        ] {
-            assert_eq!(
-                text.parse::<ModelName>(),
-                Err(ModelNameError::Malformed),
-                "{text:?}"
-            );
+        for text in ["../x", "/etc", "a//b", "a/../b", "a/", ".hidden", "a\0b", "é", "a:b:c", "a b"]
+        {
+            assert_eq!(text.parse::<ModelName>(), Err(ModelNameError::Malformed), "{text:?}");
         }
         assert_eq!("".parse::<ModelName>(), Err(ModelNameError::Empty));
         let long = "a".repeat(MODEL_NAME_BYTES_MAX + 1);
-        assert_eq!(
-            long.parse::<ModelName>(),
-            Err(ModelNameError::TooLong { bytes: 129 })
-        );
+        assert_eq!(long.parse::<ModelName>(), Err(ModelNameError::TooLong { bytes: 129 }));
     }
 }

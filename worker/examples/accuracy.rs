@@ -8,7 +8,7 @@
 use std::{env, num::NonZeroUsize, path::Path, thread};
 
 use anyhow::{Context, ensure};
-use hearth_worker::gguf::{self, Facts, GgufModel, GraphKind};
+use hearth_worker::gguf::{self, Facts, GgufModel, GraphKind, GraphOptions, Positions};
 use ort::{
     environment::Environment,
     memory::Allocator,
@@ -25,13 +25,10 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("usage: accuracy LIBRARY MODEL.gguf TOKENS TEXT...");
     };
     ensure!(!texts.is_empty(), "no text given");
-    let per_text = tokens
-        .parse::<usize>()
-        .context("TOKENS")?
-        .div_ceil(texts.len());
+    let per_text = tokens.parse::<usize>().context("TOKENS")?.div_ceil(texts.len());
     let library = Path::new(library).canonicalize().context("LIBRARY")?;
     let environment = ort::init_from(library)?.with_telemetry(false).build()?;
-    let model = gguf::open(Path::new(file))?;
+    let (model, vocabulary) = gguf::open(Path::new(file))?;
     let kinds = [GraphKind::Reference, GraphKind::Exact, GraphKind::Default];
     let mut runs = kinds
         .into_iter()
@@ -40,11 +37,7 @@ fn main() -> anyhow::Result<()> {
     let mut scores = [Score::default(), Score::default(), Score::default()];
     for text in texts {
         let text = std::fs::read_to_string(text).with_context(|| text.clone())?;
-        let encoding = model
-            .vocabulary
-            .tokenizer
-            .encode(text, true)
-            .map_err(anyhow::Error::msg)?;
+        let encoding = vocabulary.tokenizer.encode(text, true).map_err(anyhow::Error::msg)?;
         let ids: Vec<i64> = encoding.get_ids().iter().map(|&id| id.into()).collect();
         score(&mut runs, &ids[..ids.len().min(per_text + 1)], &mut scores)?;
     }
@@ -69,21 +62,18 @@ impl<'m> Run<'m> {
         let builder = Session::builder(environment)?
             .with_intra_threads(threads.get())
             .map_err(ort::Error::<()>::from)?;
-        let graph = gguf::build_graph(model, kind, model.facts.context_length)?;
+        let context_length = model.facts.context_length;
+        let options = GraphOptions { kind, logits: Positions::All, context_length };
+        let graph = gguf::build_graph(model, options)?;
         let session = graph.commit(builder, NonZeroUsize::new(threads.get()).unwrap_or(threads))?;
-        Ok(Self {
-            session,
-            facts: &model.facts,
-            past: Vec::new(),
-        })
+        Ok(Self { session, facts: &model.facts, past: Vec::new() })
     }
 
     fn reset(&mut self) -> anyhow::Result<()> {
         self.past.clear();
         for _ in 0..2 * self.facts.layers {
             let shape = [1, self.facts.kv_heads, 0, self.facts.head_dim];
-            self.past
-                .push(Tensor::<f32>::new(&Allocator::default(), shape)?.into_dyn());
+            self.past.push(Tensor::<f32>::new(&Allocator::default(), shape)?.into_dyn());
         }
         Ok(())
     }
@@ -92,18 +82,8 @@ impl<'m> Run<'m> {
     fn logprobs(&mut self, ids: &[i64], before: usize) -> anyhow::Result<Vec<Vec<f32>>> {
         let mask = vec![1_i64; before + ids.len()];
         let mut inputs: Vec<(String, SessionInputValue<'_>)> = vec![
-            (
-                "input_ids".into(),
-                Tensor::from_array(([1, ids.len()], ids.to_vec()))?.into(),
-            ),
-            (
-                "attention_mask".into(),
-                Tensor::from_array(([1, mask.len()], mask))?.into(),
-            ),
-            (
-                "num_logits_to_keep".into(),
-                Tensor::from_array(([1_usize], vec![0_i64]))?.into(),
-            ),
+            ("input_ids".into(), Tensor::from_array(([1, ids.len()], ids.to_vec()))?.into()),
+            ("attention_mask".into(), Tensor::from_array(([1, mask.len()], mask))?.into()),
         ];
         let names = names(self.facts.layers);
         for (name, past) in names.iter().zip(self.past.drain(..)) {
@@ -111,10 +91,7 @@ impl<'m> Run<'m> {
         }
         let mut outputs = self.session.run(inputs)?;
         let (_, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
-        let rows = logits
-            .chunks(self.facts.vocab_size)
-            .map(log_softmax)
-            .collect();
+        let rows = logits.chunks(self.facts.vocab_size).map(log_softmax).collect();
         for name in names {
             let present = format!("present.{name}");
             self.past.push(outputs.remove(&present).context(present)?);
@@ -124,9 +101,7 @@ impl<'m> Run<'m> {
 }
 
 fn names(layers: usize) -> Vec<String> {
-    (0..layers)
-        .flat_map(|layer| ["key", "value"].map(|part| format!("{layer}.{part}")))
-        .collect()
+    (0..layers).flat_map(|layer| ["key", "value"].map(|part| format!("{layer}.{part}"))).collect()
 }
 
 fn log_softmax(row: &[f32]) -> Vec<f32> {
@@ -169,16 +144,11 @@ fn score(runs: &mut [Run<'_>], ids: &[i64], scores: &mut [Score]) -> anyhow::Res
 
 fn divergence(reference: &[f32], other: &[f32]) -> f64 {
     let terms = reference.iter().zip(other);
-    terms
-        .map(|(r, o)| f64::from(r.exp()) * f64::from(r - o))
-        .sum()
+    terms.map(|(r, o)| f64::from(r.exp()) * f64::from(r - o)).sum()
 }
 
 fn best(row: &[f32]) -> usize {
-    row.iter()
-        .enumerate()
-        .max_by(|a, b| a.1.total_cmp(b.1))
-        .map_or(0, |(index, _)| index)
+    row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)
 }
 
 #[expect(clippy::print_stdout, reason = "the table is what the command is for")]

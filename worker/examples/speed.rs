@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use hearth_worker::gguf::{self, GraphKind};
+use hearth_worker::gguf::{self, GraphKind, GraphOptions, Positions};
 use ort::{
     environment::Environment,
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
@@ -24,13 +24,8 @@ use ort::{
 
 const CAPACITY: usize = 512;
 /// Rows, tokens in each, tokens before.
-const SHAPES: [(usize, usize, usize); 5] = [
-    (1, 1, 100),
-    (4, 1, 100),
-    (8, 1, 100),
-    (1, 64, 0),
-    (1, 256, 0),
-];
+const SHAPES: [(usize, usize, usize); 5] =
+    [(1, 1, 100), (4, 1, 100), (8, 1, 100), (1, 64, 0), (1, 256, 0)];
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -45,11 +40,7 @@ fn main() -> anyhow::Result<()> {
     for model in models {
         let start = Instant::now();
         let session = load(&environment, model, threads)?;
-        report(&format!(
-            "{model}: loaded in {:?}, {}",
-            start.elapsed(),
-            memory()?
-        ));
+        report(&format!("{model}: loaded in {:?}, {}", start.elapsed(), memory()?));
         sessions.push(session);
     }
     for shape in SHAPES {
@@ -78,27 +69,22 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "the figures are what the command is for"
-)]
+#[expect(clippy::print_stdout, reason = "the figures are what the command is for")]
 fn report(line: &str) {
     println!("{line}");
 }
 
 fn memory() -> anyhow::Result<String> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let lines = status
-        .lines()
-        .filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
+    let lines =
+        status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
     Ok(lines.collect::<Vec<_>>().join(" "))
 }
 
 fn load(environment: &Environment, model: &str, threads: NonZeroUsize) -> anyhow::Result<Session> {
     let recover = ort::Error::<()>::from;
-    let mut builder: SessionBuilder = Session::builder(environment)?
-        .with_intra_threads(threads.get())
-        .map_err(recover)?;
+    let mut builder: SessionBuilder =
+        Session::builder(environment)?.with_intra_threads(threads.get()).map_err(recover)?;
     if model.ends_with(".onnx") {
         return Ok(builder.commit_from_file(model)?);
     }
@@ -106,8 +92,9 @@ fn load(environment: &Environment, model: &str, threads: NonZeroUsize) -> anyhow
         Some(path) => (path, GraphKind::Exact),
         None => (model, GraphKind::Default),
     };
-    let model = gguf::open(Path::new(path))?;
-    Ok(gguf::build_graph(&model, kind, 8192)?.commit(builder, threads)?)
+    let (model, _) = gguf::open(Path::new(path))?;
+    let options = GraphOptions { kind, logits: Positions::Last, context_length: 8192 };
+    Ok(gguf::build_graph(&model, options)?.commit(builder, threads)?)
 }
 
 fn step(
@@ -126,12 +113,8 @@ fn step(
     let ones = |width: usize| Tensor::from_array(([rows, width], vec![1_i64; rows * width]));
     binding.bind_input("input_ids", &ones(tokens)?)?;
     binding.bind_input("attention_mask", &ones(before + tokens)?)?;
-    let logits = MemoryInfo::new(
-        AllocationDevice::CPU,
-        0,
-        AllocatorType::Device,
-        MemoryType::Default,
-    )?;
+    let logits =
+        MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
     binding.bind_output_to_device("logits", &logits)?;
     for (name, shape) in inputs {
         let Some(part) = name.strip_prefix("past_key_values.") else {

@@ -22,6 +22,7 @@ mod weights;
 mod onnx;
 mod graph;
 mod handover;
+mod heap;
 
 use std::path::Path;
 
@@ -29,7 +30,7 @@ use self::reader::GgufFile;
 pub use self::{
     error::{GgufError, TensorProblem},
     facts::{Facts, Family, Rope, RopeScaling},
-    graph::{BuiltGraph, GraphKind, build_graph},
+    graph::{BuiltGraph, GraphKind, GraphOptions, Positions, build_graph},
     vocabulary::Vocabulary,
 };
 
@@ -39,8 +40,6 @@ pub struct GgufModel {
     file: GgufFile,
     /// The network.
     pub facts: Facts,
-    /// The tokenizer.
-    pub vocabulary: Vocabulary,
     /// The chat template, in Jinja, if the file has one.
     pub chat_template: Option<String>,
 }
@@ -49,7 +48,7 @@ pub struct GgufModel {
 ///
 /// # Errors
 /// Any [`GgufError`] but [`GgufError::HandOver`]; nothing stays open.
-pub fn open(path: &Path) -> Result<GgufModel, GgufError> {
+pub fn open(path: &Path) -> Result<(GgufModel, Vocabulary), GgufError> {
     understand(GgufFile::open(path)?)
 }
 
@@ -57,21 +56,13 @@ pub fn open(path: &Path) -> Result<GgufModel, GgufError> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn from_bytes(bytes: Vec<u8>) -> Result<GgufModel, GgufError> {
+pub fn from_bytes(bytes: Vec<u8>) -> Result<(GgufModel, Vocabulary), GgufError> {
     understand(GgufFile::from_bytes(bytes)?)
 }
 
-fn understand(file: GgufFile) -> Result<GgufModel, GgufError> {
+fn understand(file: GgufFile) -> Result<(GgufModel, Vocabulary), GgufError> {
     let facts = Facts::read(&file)?;
     let vocabulary = vocabulary::read(&file)?;
-    let chat_template = file
-        .ask()
-        .string("tokenizer.chat_template")?
-        .map(str::to_owned);
-    Ok(GgufModel {
-        file,
-        facts,
-        vocabulary,
-        chat_template,
-    })
+    let chat_template = file.ask().string("tokenizer.chat_template")?.map(str::to_owned);
+    Ok((GgufModel { file, facts, chat_template }, vocabulary))
 }

@@ -1,3 +1,7 @@
-//! Hearth's worker: one model, one process.
+//! The worker's program: everything it does stands in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hearth_worker::run()
+}

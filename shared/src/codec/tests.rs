@@ -20,11 +20,8 @@ fn decode_all<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, DecodeError> 
 #[test]
 fn golden_bytes_pin_the_wire_format() {
     assert_eq!(PROTOCOL_VERSION, 1);
-    let hello = FromWorker::Hello {
-        protocol_version: 1,
-        pid: 0x1234,
-        token: LinkToken([0xab; 16]),
-    };
+    let hello =
+        FromWorker::Hello { protocol_version: 1, pid: 0x1234, token: LinkToken([0xab; 16]) };
     let mut expected = vec![26, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0x34, 0x12, 0, 0];
     expected.extend([0xab; 16]);
     assert_eq!(encode(&hello).unwrap(), expected);
@@ -59,25 +56,15 @@ fn an_announced_length_over_the_limit_is_refused_before_its_bytes_arrive() {
     buffer.extend(&u32::MAX.to_le_bytes());
     assert!(matches!(
         buffer.next::<FromWorker>(),
-        Err(DecodeError::TooLarge {
-            bytes: 4_294_967_295
-        })
+        Err(DecodeError::TooLarge { bytes: 4_294_967_295 })
     ));
-    assert!(
-        buffer.bytes.capacity() < 64,
-        "nothing was allocated for the announced frame"
-    );
+    assert!(buffer.bytes.capacity() < 64, "nothing was allocated for the announced frame");
 }
 
 #[test]
 fn a_message_over_the_limit_is_not_sent() {
     let text = "x".repeat(MAX_FRAME_BYTES);
-    let news = News {
-        id: RequestId(1),
-        text,
-        tokens: 1,
-        finish: None,
-    };
+    let news = News { id: RequestId(1), text, tokens: 1, finish: None };
     assert!(matches!(
         encode(&FromWorker::Step(vec![news])),
         Err(EncodeError::TooLarge { bytes }) if bytes > MAX_FRAME_BYTES
@@ -113,11 +100,7 @@ fn a_stream_that_ends_inside_a_frame_is_truncated() {
     let frame = encode(&ToWorker::Ping { nonce: 1 }).unwrap();
     for cut in 1..frame.len() {
         let missing_of_prefix = 4_usize.saturating_sub(cut);
-        let expected = if missing_of_prefix > 0 {
-            missing_of_prefix
-        } else {
-            frame.len() - cut
-        };
+        let expected = if missing_of_prefix > 0 { missing_of_prefix } else { frame.len() - cut };
         assert!(
             matches!(decode_all::<ToWorker>(&frame[..cut]), Err(DecodeError::Truncated { missing }) if missing == expected),
             "cut at {cut}"
@@ -166,22 +149,17 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
             tools: tools.map(JsonText),
         }),
     ];
-    let generate = (
-        any::<u64>(),
-        prompt,
-        sampling(),
-        vec(any::<String>(), 0..4),
-        any::<Option<u32>>(),
-    )
-        .prop_map(|(id, prompt, sampling, stop, max_tokens)| {
-            ToWorker::Generate(Generate {
-                id: RequestId(id),
-                prompt,
-                sampling,
-                stop,
-                max_tokens,
-            })
-        });
+    let generate =
+        (any::<u64>(), prompt, sampling(), vec(any::<String>(), 0..4), any::<Option<u32>>())
+            .prop_map(|(id, prompt, sampling, stop, max_tokens)| {
+                ToWorker::Generate(Generate {
+                    id: RequestId(id),
+                    prompt,
+                    sampling,
+                    stop,
+                    max_tokens,
+                })
+            });
     prop_oneof![
         load,
         generate,
@@ -195,11 +173,7 @@ fn finish() -> impl Strategy<Value = Finish> {
     (any::<bool>(), any::<[u32; 3]>(), any::<[u64; 2]>()).prop_map(
         |(stop, [prompt_tokens, cached_tokens, completion_tokens], [prefill_us, decode_us])| {
             Finish {
-                reason: if stop {
-                    FinishReason::Stop
-                } else {
-                    FinishReason::Length
-                },
+                reason: if stop { FinishReason::Stop } else { FinishReason::Length },
                 prompt_tokens,
                 cached_tokens,
                 completion_tokens,
@@ -213,10 +187,7 @@ fn finish() -> impl Strategy<Value = Finish> {
 fn request_failure() -> impl Strategy<Value = RequestFailure> {
     prop_oneof![
         any::<[u32; 2]>().prop_map(|[prompt_tokens, context_length]| {
-            RequestFailure::ContextOverflow {
-                prompt_tokens,
-                context_length,
-            }
+            RequestFailure::ContextOverflow { prompt_tokens, context_length }
         }),
         any::<String>().prop_map(|message| RequestFailure::Template { message }),
         Just(RequestFailure::NoTemplate),
@@ -226,18 +197,8 @@ fn request_failure() -> impl Strategy<Value = RequestFailure> {
 }
 
 fn from_worker() -> impl Strategy<Value = FromWorker> {
-    let news = (
-        any::<u64>(),
-        any::<String>(),
-        any::<u32>(),
-        proptest::option::of(finish()),
-    )
-        .prop_map(|(id, text, tokens, finish)| News {
-            id: RequestId(id),
-            text,
-            tokens,
-            finish,
-        });
+    let news = (any::<u64>(), any::<String>(), any::<u32>(), proptest::option::of(finish()))
+        .prop_map(|(id, text, tokens, finish)| News { id: RequestId(id), text, tokens, finish });
     let stage = prop_oneof![
         Just(LoadStage::Files),
         Just(LoadStage::Runtime),
@@ -252,32 +213,21 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
         Just(LoadFailureKind::OutOfMemory),
         Just(LoadFailureKind::Runtime),
     ];
-    let card = (
-        any::<[String; 2]>(),
-        any::<[u32; 2]>(),
-        provider(),
-        any::<Option<String>>(),
-    )
-        .prop_map(
-            |([architecture, runtime_version], [context_length, slots], provider, note)| {
-                FromWorker::Ready(ModelCard {
-                    architecture,
-                    context_length,
-                    slots,
-                    execution_provider: provider,
-                    execution_provider_note: note,
-                    runtime_version,
-                })
-            },
-        );
+    let card = (any::<[String; 2]>(), any::<[u32; 2]>(), provider(), any::<Option<String>>())
+        .prop_map(|([architecture, runtime_version], [context_length, slots], provider, note)| {
+            FromWorker::Ready(ModelCard {
+                architecture,
+                context_length,
+                slots,
+                execution_provider: provider,
+                execution_provider_note: note,
+                runtime_version,
+            })
+        });
     prop_oneof![
         (any::<u16>(), any::<u32>(), any::<[u8; 16]>()).prop_map(
             |(protocol_version, pid, token)| {
-                FromWorker::Hello {
-                    protocol_version,
-                    pid,
-                    token: LinkToken(token),
-                }
+                FromWorker::Hello { protocol_version, pid, token: LinkToken(token) }
             }
         ),
         (stage, 0.0_f32..=1.0)
@@ -286,10 +236,8 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
         (kind, any::<String>())
             .prop_map(|(kind, message)| FromWorker::LoadFailed(LoadFailure { kind, message })),
         vec(news, 0..5).prop_map(FromWorker::Step),
-        (any::<u64>(), request_failure()).prop_map(|(id, reason)| FromWorker::Failed {
-            id: RequestId(id),
-            reason
-        }),
+        (any::<u64>(), request_failure())
+            .prop_map(|(id, reason)| FromWorker::Failed { id: RequestId(id), reason }),
         any::<[u64; 2]>().prop_map(|[nonce, progress]| FromWorker::Pong { nonce, progress }),
     ]
 }

@@ -41,12 +41,7 @@ impl Basis {
             (sin + cos) * norm
         };
         let hartley = (0..odd * odd).map(cell).collect();
-        Self {
-            signs,
-            power,
-            hartley,
-            odd,
-        }
+        Self { signs, power, hartley, odd }
     }
 
     /// Turns rows of `width` elements, in place.
@@ -82,9 +77,7 @@ impl Basis {
         for (out, weights) in scratch.chunks_exact_mut(len).zip(rows) {
             for (group, weight) in data.chunks_exact(len).zip(weights) {
                 let weight = weight * norm;
-                out.iter_mut()
-                    .zip(group)
-                    .for_each(|(y, x)| *y += weight * x);
+                out.iter_mut().zip(group).for_each(|(y, x)| *y += weight * x);
             }
         }
         data.copy_from_slice(scratch);
@@ -143,9 +136,7 @@ mod tests {
     fn one_large_channel_is_spread_over_all() {
         let mut row = vec![0.0; 576];
         row[100] = 24.0;
-        let largest = turned(&Basis::new(576), &row)
-            .iter()
-            .fold(0.0, |m: f32, x| m.max(x.abs()));
+        let largest = turned(&Basis::new(576), &row).iter().fold(0.0, |m: f32, x| m.max(x.abs()));
         assert!(largest < 1.5, "{largest}");
     }
 

@@ -22,10 +22,7 @@ impl Bytes {
     /// [`GgufError::Open`] if it can't be opened or mapped.
     #[expect(unsafe_code, reason = "mapping a file has no safe form")]
     pub(super) fn map(path: &Path) -> Result<Self, GgufError> {
-        let failed = |source| GgufError::Open {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| GgufError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         // SAFETY: the map is read-only and private to this process. The one hazard is that somebody
         // cuts the file while it is mapped: then reading faults and the worker, one process per

@@ -16,10 +16,7 @@ pub(super) struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// Starts at `position`, which may be past the end: then nothing can be read.
     pub(super) fn at(bytes: &'a [u8], position: usize) -> Self {
-        Self {
-            bytes,
-            position: position.min(bytes.len()),
-        }
+        Self { bytes, position: position.min(bytes.len()) }
     }
 
     pub(super) fn position(&self) -> usize {
@@ -39,12 +36,9 @@ impl<'a> Cursor<'a> {
                 self.position = start + len;
                 Ok(start..self.position)
             }
-            Ok(_) | Err(_) => Err(GgufError::Truncated {
-                what,
-                offset: start,
-                needed: len,
-                available: left,
-            }),
+            Ok(_) | Err(_) => {
+                Err(GgufError::Truncated { what, offset: start, needed: len, available: left })
+            }
         }
     }
 
@@ -55,12 +49,7 @@ impl<'a> Cursor<'a> {
                 self.position += N;
                 Ok(*chunk)
             }
-            None => Err(GgufError::Truncated {
-                what,
-                offset,
-                needed: N as u64,
-                available,
-            }),
+            None => Err(GgufError::Truncated { what, offset, needed: N as u64, available }),
         }
     }
 
@@ -92,11 +81,7 @@ impl<'a> Cursor<'a> {
         let available = self.left();
         match usize::try_from(count) {
             Ok(fits) if fits <= available / bytes_each => Ok(fits),
-            Ok(_) | Err(_) => Err(GgufError::Count {
-                what,
-                count,
-                available,
-            }),
+            Ok(_) | Err(_) => Err(GgufError::Count { what, count, available }),
         }
     }
 

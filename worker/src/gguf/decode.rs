@@ -35,12 +35,7 @@ fn blocks<const BYTES: usize, const N: usize>(
     out: &mut [f32],
     block: impl Fn(&[u8; BYTES], &mut [f32; N]),
 ) {
-    for (bytes, out) in bytes
-        .as_chunks::<BYTES>()
-        .0
-        .iter()
-        .zip(out.as_chunks_mut::<N>().0)
-    {
+    for (bytes, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<N>().0) {
         block(bytes, out);
     }
 }
@@ -80,9 +75,7 @@ fn five_bits(high: &[u8], low: &[u8], out: &mut [f32; 32], value: impl Fn(u8) ->
 
 fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = half(block, 0);
-    five_bits(&block[2..6], &block[6..], out, |q| {
-        d * (f32::from(q) - 16.0)
-    });
+    five_bits(&block[2..6], &block[6..], out, |q| d * (f32::from(q) - 16.0));
 }
 
 fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {

@@ -17,9 +17,7 @@ pub(super) const BLOCK: usize = 32;
 pub(super) fn blocks8(matrix: &Matrix<'_>, first_row: usize, q: &mut [u8], scales: &mut [[u8; 4]]) {
     let inputs = matrix.inputs;
     let (mut row, mut scratch) = (vec![0.0; inputs], Vec::new());
-    let rows = q
-        .chunks_exact_mut(inputs)
-        .zip(scales.chunks_exact_mut(inputs / BLOCK));
+    let rows = q.chunks_exact_mut(inputs).zip(scales.chunks_exact_mut(inputs / BLOCK));
     for (index, (q, scales)) in (first_row..).zip(rows) {
         if matrix.turn == Turn::None
             && matrix.gain.is_none()
@@ -38,9 +36,7 @@ pub(super) fn blocks8_by_columns(matrix: &Matrix<'_>, q: &mut [u8], scales: &mut
     let (mut tile, mut scratch) = (vec![0.0; outputs * width], Vec::new());
     for at in (0..inputs).step_by(width) {
         matrix.columns(at, width, &mut tile, &mut scratch);
-        let rows = q
-            .chunks_exact_mut(inputs)
-            .zip(scales.chunks_exact_mut(inputs / BLOCK));
+        let rows = q.chunks_exact_mut(inputs).zip(scales.chunks_exact_mut(inputs / BLOCK));
         for (tile, (q, scales)) in tile.chunks_exact(width).zip(rows) {
             let blocks = at / BLOCK..(at + width) / BLOCK;
             quantise_blocks8(tile, &mut q[at..at + width], &mut scales[blocks]);
@@ -49,19 +45,12 @@ pub(super) fn blocks8_by_columns(matrix: &Matrix<'_>, q: &mut [u8], scales: &mut
 }
 
 fn quantise_blocks8(row: &[f32], q: &mut [u8], scales: &mut [[u8; 4]]) {
-    let blocks = row
-        .as_chunks::<BLOCK>()
-        .0
-        .iter()
-        .zip(q.as_chunks_mut::<BLOCK>().0)
-        .zip(scales);
+    let blocks = row.as_chunks::<BLOCK>().0.iter().zip(q.as_chunks_mut::<BLOCK>().0).zip(scales);
     for ((row, q), scale) in blocks {
         let largest = largest(row);
         *scale = (largest / 127.0).to_le_bytes();
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        q.iter_mut()
-            .zip(row)
-            .for_each(|(q, x)| *q = nearest(x * inverse + 128.0));
+        q.iter_mut().zip(row).for_each(|(q, x)| *q = nearest(x * inverse + 128.0));
     }
 }
 
@@ -74,9 +63,7 @@ fn copy_blocks8(matrix: &Matrix<'_>, index: usize, q: &mut [u8], scales: &mut [[
         TensorType::Q8_0 => {
             for ((q, scale), block) in rows.zip(bytes.as_chunks::<34>().0) {
                 *scale = scale_of(block[0], block[1]);
-                q.iter_mut()
-                    .zip(&block[2..])
-                    .for_each(|(q, byte)| *q = byte ^ 0x80);
+                q.iter_mut().zip(&block[2..]).for_each(|(q, byte)| *q = byte ^ 0x80);
             }
         }
         TensorType::Q4_0 => {
@@ -103,9 +90,7 @@ fn copy_blocks8(matrix: &Matrix<'_>, index: usize, q: &mut [u8], scales: &mut [[
 /// 4-bit blocks, two to a byte, exactly as the file has them; every part is `Q4_0`.
 pub(super) fn blocks4(matrix: &Matrix<'_>, first_row: usize, q: &mut [u8], scales: &mut [[u8; 4]]) {
     let (blocks, inputs) = (matrix.inputs / BLOCK, matrix.inputs);
-    let rows = q
-        .chunks_exact_mut(inputs / 2)
-        .zip(scales.chunks_exact_mut(blocks));
+    let rows = q.chunks_exact_mut(inputs / 2).zip(scales.chunks_exact_mut(blocks));
     for (index, (q, scales)) in (first_row..).zip(rows) {
         let (_, bytes) = matrix.raw_row(index);
         let rows = q.as_chunks_mut::<16>().0.iter_mut().zip(scales);
@@ -114,11 +99,7 @@ pub(super) fn blocks4(matrix: &Matrix<'_>, first_row: usize, q: &mut [u8], scale
             // The file pairs elements 16 apart, ONNX Runtime neighbours.
             for (j, out) in q.iter_mut().enumerate() {
                 let nibble = |i: usize| {
-                    if i < 16 {
-                        block[2 + i] & 15
-                    } else {
-                        block[i - 14] >> 4
-                    }
+                    if i < 16 { block[2 + i] & 15 } else { block[i - 14] >> 4 }
                 };
                 *out = nibble(2 * j) | nibble(2 * j + 1) << 4;
             }
@@ -147,10 +128,7 @@ pub(super) fn columns8(matrix: &Matrix<'_>, q: &mut [u8], scales: &mut [[u8; 4]]
         }
         for (input, column) in q.chunks_exact_mut(outputs).enumerate() {
             let column = &mut column[first..first + count];
-            column
-                .iter_mut()
-                .enumerate()
-                .for_each(|(i, q)| *q = tile[i * inputs + input]);
+            column.iter_mut().enumerate().for_each(|(i, q)| *q = tile[i * inputs + input]);
         }
     }
 }
@@ -180,9 +158,7 @@ pub(super) fn table(matrix: &Matrix<'_>, first_row: usize, out: &mut [[u8; 4]]) 
     let (mut row, mut scratch) = (vec![0.0; matrix.inputs], Vec::new());
     for (index, out) in (first_row..).zip(out.chunks_exact_mut(matrix.inputs)) {
         matrix.row(index, &mut row, &mut scratch);
-        out.iter_mut()
-            .zip(&row)
-            .for_each(|(out, x)| *out = x.to_le_bytes());
+        out.iter_mut().zip(&row).for_each(|(out, x)| *out = x.to_le_bytes());
     }
 }
 
@@ -195,16 +171,10 @@ fn largest(row: &[f32]) -> f32 {
     // Eight lanes, so that the compiler need not keep the order of one long chain.
     let mut lanes = [0.0_f32; 8];
     for chunk in row.as_chunks::<8>().0 {
-        lanes
-            .iter_mut()
-            .zip(chunk)
-            .for_each(|(lane, x)| *lane = lane.max(x.abs()));
+        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane = lane.max(x.abs()));
     }
     let rest = row.as_chunks::<8>().1.iter();
-    lanes
-        .into_iter()
-        .chain(rest.map(|x| x.abs()))
-        .fold(0.0, f32::max)
+    lanes.into_iter().chain(rest.map(|x| x.abs())).fold(0.0, f32::max)
 }
 
 /// The nearest byte; not a number becomes zero.

@@ -186,8 +186,5 @@ pub enum TensorProblem {
 /// Names come from the file: what an error shows of them is bounded.
 pub(super) fn shown(name: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 96;
-    name.chars()
-        .take(SHOWN_CHARS_MAX)
-        .flat_map(char::escape_default)
-        .collect()
+    name.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_default).collect()
 }

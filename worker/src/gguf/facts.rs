@@ -86,36 +86,25 @@ pub struct Facts {
 impl Facts {
     pub(super) fn read(file: &GgufFile) -> Result<Self, GgufError> {
         let ask = file.ask();
-        let architecture =
-            ask.string("general.architecture")?
-                .ok_or_else(|| GgufError::MissingKey {
-                    key: "general.architecture".to_owned(),
-                })?;
+        let architecture = ask
+            .string("general.architecture")?
+            .ok_or_else(|| GgufError::MissingKey { key: "general.architecture".to_owned() })?;
         let family = family(architecture)?;
         let key = |name: &str| format!("{architecture}.{name}");
-        if ask
-            .unsigned(&key("expert_count"))?
-            .is_some_and(|experts| experts > 0)
-        {
-            return Err(GgufError::Unsupported {
-                what: "a mixture of experts".to_owned(),
-            });
+        if ask.unsigned(&key("expert_count"))?.is_some_and(|experts| experts > 0) {
+            return Err(GgufError::Unsupported { what: "a mixture of experts".to_owned() });
         }
         let hidden = bounded(file, &key("embedding_length"), SIZE_MAX)?;
         let heads = bounded(file, &key("attention.head_count"), SIZE_MAX)?;
         let kv_heads = kv_heads(file, &key("attention.head_count_kv"), heads)?;
         let head_dim = head_dim(file, architecture, hidden, heads)?;
-        let embedding =
-            file.tensor("token_embd.weight")
-                .ok_or_else(|| GgufError::MissingTensor {
-                    name: "token_embd.weight".to_owned(),
-                })?;
+        let embedding = file
+            .tensor("token_embd.weight")
+            .ok_or_else(|| GgufError::MissingTensor { name: "token_embd.weight".to_owned() })?;
         let epsilon_key = key("attention.layer_norm_rms_epsilon");
         let epsilon = ask
             .float(&epsilon_key)?
-            .ok_or_else(|| GgufError::MissingKey {
-                key: epsilon_key.clone(),
-            })?;
+            .ok_or_else(|| GgufError::MissingKey { key: epsilon_key.clone() })?;
         Ok(Self {
             family,
             architecture: architecture.to_owned(),
@@ -152,19 +141,14 @@ fn family(architecture: &str) -> Result<Family, GgufError> {
         "qwen2" => Ok(Family::Qwen2),
         "qwen3" => Ok(Family::Qwen3),
         "smollm3" => Ok(Family::SmolLm3),
-        _ => Err(GgufError::Architecture {
-            name: super::error::shown(architecture),
-        }),
+        _ => Err(GgufError::Architecture { name: super::error::shown(architecture) }),
     }
 }
 
 fn bounded(file: &GgufFile, key: &str, max: usize) -> Result<usize, GgufError> {
     match file.ask().needed_size(key)? {
         size if size <= max => Ok(size),
-        _ => Err(GgufError::BadValue {
-            key: key.to_owned(),
-            expected: "a smaller number",
-        }),
+        _ => Err(GgufError::BadValue { key: key.to_owned(), expected: "a smaller number" }),
     }
 }
 
@@ -175,10 +159,7 @@ fn kv_heads(file: &GgufFile, key: &str, heads: usize) -> Result<usize, GgufError
     };
     if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
         let expected = "a divisor of the number of heads";
-        return Err(GgufError::BadValue {
-            key: key.to_owned(),
-            expected,
-        });
+        return Err(GgufError::BadValue { key: key.to_owned(), expected });
     }
     Ok(kv_heads)
 }
@@ -191,18 +172,12 @@ fn head_dim(
 ) -> Result<usize, GgufError> {
     let ask = file.ask();
     let key = format!("{architecture}.attention.key_length");
-    let bad = |key: &str, expected| GgufError::BadValue {
-        key: key.to_owned(),
-        expected,
-    };
+    let bad = |key: &str, expected| GgufError::BadValue { key: key.to_owned(), expected };
     let head_dim = match ask.size(&key)? {
         Some(size) => size,
         None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {
-            return Err(bad(
-                &key,
-                "to be there, since the heads do not divide the width",
-            ));
+            return Err(bad(&key, "to be there, since the heads do not divide the width"));
         }
     };
     // GroupQueryAttention wants a multiple of 8; 1024 is beyond every model.
@@ -233,14 +208,9 @@ fn rope(file: &GgufFile, architecture: &str) -> Result<Rope, GgufError> {
         _ if file.tensor("rope_freqs.weight").is_some() => RopeScaling::PerFrequency,
         Some("yarn") => {
             let context = ask.unsigned(&key("scaling.original_context_length"))?;
-            let missing = || GgufError::MissingKey {
-                key: key("scaling.original_context_length"),
-            };
+            let missing = || GgufError::MissingKey { key: key("scaling.original_context_length") };
             let original_context = context.ok_or_else(missing)? as f32;
-            RopeScaling::Yarn {
-                factor,
-                original_context,
-            }
+            RopeScaling::Yarn { factor, original_context }
         }
         Some("none") => RopeScaling::None,
         None | Some("linear") if factor == 1.0 => RopeScaling::None,

@@ -4,8 +4,7 @@
 //! onnxruntime-genai's folders: `input_ids` i64 `[batch, sequence]`, `attention_mask` i64
 //! `[batch, total]` of which the row sums and the width count, `past_key_values.N.key` and `.value`
 //! f32 `[batch, kv_heads, past, head_dim]`; `logits` f32, `present.N.key` and `.value`. Past and
-//! present may be one buffer. One thing is added: the optional input `num_logits_to_keep`, i64
-//! `[1]`, says for how many positions at the end logits are wanted: 1 unless fed, 0 for all.
+//! present may be one buffer. Logits come for the last position or for all, as asked when it is built.
 //!
 //! Nothing is decoded here: the weights are listed, and made at the hand-over.
 
@@ -49,36 +48,45 @@ pub struct BuiltGraph<'a> {
     pub(super) weights: Vec<Weight<'a>>,
 }
 
-/// Builds the graph for up to `positions` tokens in a sequence, or the model's context if that is less.
+/// For which positions logits come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// `logits` is `[batch, 1, vocabulary]`: what generating needs, and nothing is computed for the
+    /// others after the last attention.
+    Last,
+    /// `logits` is `[batch, sequence, vocabulary]`.
+    All,
+}
+
+/// What to build.
+#[derive(Debug, Clone, Copy)]
+pub struct GraphOptions {
+    /// Encoding of the weights.
+    pub kind: GraphKind,
+    /// Where logits are wanted.
+    pub logits: Positions,
+    /// The longest sequence that will run; the model's own limit goes before it.
+    pub context_length: usize,
+}
+
+/// Builds the graph.
 ///
 /// # Errors
 /// [`GgufError::MissingTensor`], [`GgufError::Tensor`] or [`GgufError::Unsupported`].
-pub fn build_graph(
-    model: &GgufModel,
-    kind: GraphKind,
-    positions: usize,
-) -> Result<BuiltGraph<'_>, GgufError> {
+pub fn build_graph(model: &GgufModel, options: GraphOptions) -> Result<BuiltGraph<'_>, GgufError> {
+    let GraphOptions { kind, logits, context_length } = options;
     let facts = &model.facts;
     let basis = (kind == GraphKind::Default).then(|| Arc::new(Basis::new(facts.hidden)));
     let nodes = Nodes::default();
-    let mut builder = Builder {
-        file: &model.file,
-        facts,
-        kind,
-        basis,
-        nodes,
-        weights: Vec::new(),
-    };
-    builder.prologue(positions.min(facts.context_length))?;
+    let mut builder =
+        Builder { file: &model.file, facts, kind, logits, basis, nodes, weights: Vec::new() };
+    builder.prologue(context_length.min(facts.context_length))?;
     let mut stream = builder.embed()?;
     for index in 0..facts.layers {
         stream = builder.layer(index, stream)?;
     }
     builder.logits(stream)?;
-    Ok(BuiltGraph {
-        model_proto: builder.nodes.encode(),
-        weights: builder.weights,
-    })
+    Ok(BuiltGraph { model_proto: builder.nodes.encode(), weights: builder.weights })
 }
 
 /// The graph being written and what it is written from.
@@ -86,6 +94,7 @@ struct Builder<'a> {
     file: &'a GgufFile,
     facts: &'a Facts,
     kind: GraphKind,
+    logits: Positions,
     /// The residual stream's other basis, if it has one.
     basis: Option<Arc<Basis>>,
     nodes: Nodes,
@@ -103,47 +112,21 @@ const LAST_AXIS_ONE: &str = "one";
 impl<'a> Builder<'a> {
     fn prologue(&mut self, positions: usize) -> Result<(), GgufError> {
         let batch = Size::Named("batch");
-        self.nodes.input(
-            "input_ids",
-            DataType::Int64,
-            &[batch, Size::Named("sequence")],
-        );
-        self.nodes.input(
-            "attention_mask",
-            DataType::Int64,
-            &[batch, Size::Named("total")],
-        );
+        self.nodes.input("input_ids", DataType::Int64, &[batch, Size::Named("sequence")]);
+        self.nodes.input("attention_mask", DataType::Int64, &[batch, Size::Named("total")]);
         self.nodes.integers(LAST_AXIS_ONE, &[1], &[1]);
         self.nodes.integers("one.scalar", &[], &[1]);
         // GroupQueryAttention takes each row's last position and the widest row's length.
         let keep = [("keepdims", Attribute::Int(0))];
         let to_int32 = [("to", Attribute::Int(DataType::Int32 as i64))];
         let nodes = &mut self.nodes;
-        nodes.node(
-            (ONNX, "ReduceSum"),
-            &["attention_mask", LAST_AXIS_ONE],
-            &["lengths"],
-            &keep,
-        );
-        nodes.node(
-            (ONNX, "Sub"),
-            &["lengths", LAST_AXIS_ONE],
-            &["last.i64"],
-            &[],
-        );
+        nodes.node((ONNX, "ReduceSum"), &["attention_mask", LAST_AXIS_ONE], &["lengths"], &keep);
+        nodes.node((ONNX, "Sub"), &["lengths", LAST_AXIS_ONE], &["last.i64"], &[]);
         nodes.node((ONNX, "Cast"), &["last.i64"], &["last"], &to_int32);
         nodes.node((ONNX, "Shape"), &["attention_mask"], &["mask.shape"], &[]);
-        nodes.node(
-            (ONNX, "Gather"),
-            &["mask.shape", "one.scalar"],
-            &["total.i64"],
-            &[],
-        );
+        nodes.node((ONNX, "Gather"), &["mask.shape", "one.scalar"], &["total.i64"], &[]);
         nodes.node((ONNX, "Cast"), &["total.i64"], &["total"], &to_int32);
-        // Optional, because an initializer of the same name stands in for it.
-        nodes.input("num_logits_to_keep", DataType::Int64, &[Size::Known(1)]);
-        nodes.integers("num_logits_to_keep", &[1], &[1]);
-        nodes.node((ONNX, "Neg"), &["num_logits_to_keep"], &["kept.start"], &[]);
+        nodes.integers("kept.start", &[1], &[-1]);
         nodes.integers("kept.end", &[1], &[i64::MAX]);
         if self.kind == GraphKind::Default {
             self.quantisation_constants();
@@ -164,10 +147,7 @@ impl<'a> Builder<'a> {
         let turn = self.turn(Turn::Inputs);
         let matrix = self.matrix(&["token_embd.weight"], self.facts.hidden, turn)?;
         self.lookup(matrix, "embedding");
-        Ok(Stream {
-            residual: "embedding".to_owned(),
-            addend: None,
-        })
+        Ok(Stream { residual: "embedding".to_owned(), addend: None })
     }
 
     /// The last norm, and logits for the positions that are left of the stream.
@@ -176,11 +156,7 @@ impl<'a> Builder<'a> {
         // The rows are few, and the vocabulary decides what is said: never by columns.
         normed.is_even = false;
         let tied = self.file.tensor("output.weight").is_none();
-        let name = if tied {
-            "token_embd.weight"
-        } else {
-            "output.weight"
-        };
+        let name = if tied { "token_embd.weight" } else { "output.weight" };
         let turn = self.turn(Turn::Inputs);
         let mut matrix = self.matrix(&[name], self.facts.hidden, turn)?;
         if matrix.outputs() != self.facts.vocab_size {
@@ -190,7 +166,11 @@ impl<'a> Builder<'a> {
         matrix.gain = gain;
         self.product(&mut normed, matrix, None, "logits");
         let vocabulary = Size::Known(self.facts.vocab_size);
-        let shape = [Size::Named("batch"), Size::Named("kept"), vocabulary];
+        let positions = match self.logits {
+            Positions::Last => Size::Known(1),
+            Positions::All => Size::Named("sequence"),
+        };
+        let shape = [Size::Named("batch"), positions, vocabulary];
         self.nodes.output("logits", DataType::Float, &shape);
         for layer in 0..self.facts.layers {
             self.cache(layer);
@@ -227,11 +207,8 @@ impl<'a> Builder<'a> {
             );
             sum
         } else {
-            let attributes = [
-                epsilon,
-                ("axis", Attribute::Int(-1)),
-                ("stash_type", Attribute::Int(1)),
-            ];
+            let attributes =
+                [epsilon, ("axis", Attribute::Int(-1)), ("stash_type", Attribute::Int(1))];
             let inputs = [residual.as_str(), &name];
             self.nodes.node(
                 (ONNX, "SimplifiedLayerNormalization"),
@@ -260,8 +237,7 @@ impl<'a> Builder<'a> {
             let past = format!("past_key_values.{layer}.{part}");
             self.nodes.input(&past, DataType::Float, &shape("past"));
             let present = format!("present.{layer}.{part}");
-            self.nodes
-                .output(&present, DataType::Float, &shape("present"));
+            self.nodes.output(&present, DataType::Float, &shape("present"));
         }
     }
 
@@ -269,26 +245,14 @@ impl<'a> Builder<'a> {
     fn matrix(&self, names: &[&str], inputs: usize, turn: Turn) -> Result<Matrix<'a>, GgufError> {
         let mut parts = Vec::new();
         for &name in names {
-            let missing = || GgufError::MissingTensor {
-                name: name.to_owned(),
-            };
+            let missing = || GgufError::MissingTensor { name: name.to_owned() };
             let found = self.file.tensor(name).ok_or_else(missing)?;
             let rows = found.shape.get(1).copied().unwrap_or(1);
             let tensor = self.file.needed_tensor(name, &[inputs, rows])?.clone();
-            parts.push(Part {
-                tensor,
-                paired_head: None,
-            });
+            parts.push(Part { tensor, paired_head: None });
         }
         let basis = self.basis.clone();
-        Ok(Matrix {
-            file: self.file,
-            parts,
-            inputs,
-            gain: None,
-            basis,
-            turn,
-        })
+        Ok(Matrix { file: self.file, parts, inputs, gain: None, basis, turn })
     }
 
     /// A vector of any type, decoded.

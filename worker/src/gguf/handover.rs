@@ -9,9 +9,12 @@ use std::{iter::repeat_n, num::NonZeroUsize, sync::Arc, sync::Mutex, thread};
 use ort::session::{Session, builder::SessionBuilder};
 
 use super::{
-    BuiltGraph, GgufError,
+    BuiltGraph, GgufError, heap,
     weights::{Piece, Slot},
 };
+
+/// Initializers otherwise go into ONNX Runtime's arena, which never returns what packing frees.
+const USE_PLAIN_MEMORY: &str = "session.use_device_allocator_for_initializers";
 
 impl BuiltGraph<'_> {
     /// Makes the weights over `threads` threads and a session of graph and weights.
@@ -26,10 +29,7 @@ impl BuiltGraph<'_> {
         mut builder: SessionBuilder,
         threads: NonZeroUsize,
     ) -> Result<Session, GgufError> {
-        let Self {
-            model_proto,
-            weights,
-        } = self;
+        let Self { model_proto, weights } = self;
         let mut buffers: Vec<(Arc<[u8]>, Arc<[u8]>)> = weights
             .iter()
             .map(|weight| {
@@ -50,9 +50,12 @@ impl BuiltGraph<'_> {
                 builder = add(builder, slot, second)?;
             }
         }
-        builder
-            .commit_from_memory(&model_proto)
-            .map_err(|source| refused("graph", source))
+        let session = builder
+            .with_config_entry(USE_PLAIN_MEMORY, "1")
+            .map_err(ort::Error::<()>::from)
+            .and_then(|mut builder| builder.commit_from_memory(&model_proto));
+        heap::release();
+        session.map_err(|source| refused("graph", source))
     }
 }
 
@@ -71,10 +74,7 @@ fn add(
 }
 
 fn refused(name: &str, source: ort::Error) -> GgufError {
-    GgufError::HandOver {
-        name: name.to_owned(),
-        source,
-    }
+    GgufError::HandOver { name: name.to_owned(), source }
 }
 
 /// Runs every piece, the large ones first, so that the threads end at about the same time.

@@ -48,10 +48,7 @@ impl Matrix<'_> {
             if row < rows {
                 let at = part.paired_head.map_or(row, |head| paired(row, head));
                 let bytes = part.tensor.kind.row_bytes(self.inputs);
-                return (
-                    &part.tensor,
-                    &self.file.data(&part.tensor)[at * bytes..][..bytes],
-                );
+                return (&part.tensor, &self.file.data(&part.tensor)[at * bytes..][..bytes]);
             }
             row -= rows;
         }
@@ -72,16 +69,9 @@ impl Matrix<'_> {
 
     /// How wide a strip of columns is decoded at once: whole blocks of every part.
     pub(super) fn strip(&self) -> usize {
-        let block = self
-            .parts
-            .iter()
-            .map(|part| part.tensor.kind.block())
-            .fold(32, usize::max);
+        let block = self.parts.iter().map(|part| part.tensor.kind.block()).fold(32, usize::max);
         // 256 columns of a few thousand rows fit a core's cache.
-        [256, block]
-            .into_iter()
-            .find(|width| self.inputs.is_multiple_of(*width))
-            .unwrap_or(block)
+        [256, block].into_iter().find(|width| self.inputs.is_multiple_of(*width)).unwrap_or(block)
     }
 
     /// Decodes columns `at..at + width` of every row into `tile`, `[outputs, width]`, with the basis
@@ -108,21 +98,13 @@ impl Matrix<'_> {
 fn paired(row: usize, head: usize) -> usize {
     let (start, within) = (row / head * head, row % head);
     let half = head / 2;
-    start
-        + if within < half {
-            2 * within
-        } else {
-            2 * (within - half) + 1
-        }
+    start + if within < half { 2 * within } else { 2 * (within - half) + 1 }
 }
 
 /// Puts the elements of a bias in the order of the rows.
 pub(super) fn unpair(values: &mut [f32], head: usize) {
     let stored = values.to_vec();
-    values
-        .iter_mut()
-        .enumerate()
-        .for_each(|(row, x)| *x = stored[paired(row, head)]);
+    values.iter_mut().enumerate().for_each(|(row, x)| *x = stored[paired(row, head)]);
 }
 
 #[cfg(test)]

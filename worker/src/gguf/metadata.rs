@@ -85,10 +85,7 @@ impl Metadata {
         let name = shown(&key);
         match self.values.insert(key, value) {
             None => Ok(()),
-            Some(_) => Err(GgufError::Duplicate {
-                what: "metadata",
-                name,
-            }),
+            Some(_) => Err(GgufError::Duplicate { what: "metadata", name }),
         }
     }
 }
@@ -100,10 +97,7 @@ impl<'a> Question<'a> {
         let Some(numbers) = self.integers(key, None, expected)? else {
             return Ok(None);
         };
-        let bad = || GgufError::BadValue {
-            key: key.to_owned(),
-            expected,
-        };
+        let bad = || GgufError::BadValue { key: key.to_owned(), expected };
         let number = numbers.first().copied().ok_or_else(bad)?;
         u64::try_from(number).map(Some).or(Err(bad()))
     }
@@ -113,23 +107,15 @@ impl<'a> Question<'a> {
         let Some(number) = self.unsigned(key)? else {
             return Ok(None);
         };
-        let bad = GgufError::BadValue {
-            key: key.to_owned(),
-            expected: "a smaller number",
-        };
+        let bad = GgufError::BadValue { key: key.to_owned(), expected: "a smaller number" };
         usize::try_from(number).map(Some).or(Err(bad))
     }
 
     /// A `size` that must be there and above zero.
     pub(super) fn needed_size(&self, key: &str) -> Result<usize, GgufError> {
         match self.size(key)? {
-            None => Err(GgufError::MissingKey {
-                key: key.to_owned(),
-            }),
-            Some(0) => Err(GgufError::BadValue {
-                key: key.to_owned(),
-                expected: "more than zero",
-            }),
+            None => Err(GgufError::MissingKey { key: key.to_owned() }),
+            Some(0) => Err(GgufError::BadValue { key: key.to_owned(), expected: "more than zero" }),
             Some(size) => Ok(size),
         }
     }
@@ -139,10 +125,9 @@ impl<'a> Question<'a> {
         let expected = "an array of whole numbers";
         match self.metadata.values.get(key) {
             None => Ok(None),
-            Some(value) if value.count.is_none() => Err(GgufError::BadValue {
-                key: key.to_owned(),
-                expected,
-            }),
+            Some(value) if value.count.is_none() => {
+                Err(GgufError::BadValue { key: key.to_owned(), expected })
+            }
             Some(value) => self.integers(key, value.count, expected),
         }
     }
@@ -156,10 +141,7 @@ impl<'a> Question<'a> {
         let Some(value) = self.metadata.values.get(key) else {
             return Ok(None);
         };
-        let bad = || GgufError::BadValue {
-            key: key.to_owned(),
-            expected,
-        };
+        let bad = || GgufError::BadValue { key: key.to_owned(), expected };
         if value.count != count {
             return Err(bad());
         }
@@ -174,10 +156,7 @@ impl<'a> Question<'a> {
         let Some(value) = self.metadata.values.get(key) else {
             return Ok(None);
         };
-        let bad = GgufError::BadValue {
-            key: key.to_owned(),
-            expected: "a finite number",
-        };
+        let bad = GgufError::BadValue { key: key.to_owned(), expected: "a finite number" };
         match self.floats_of(value) {
             Some(floats) if value.count.is_none() && floats.iter().all(|x| x.is_finite()) => {
                 Ok(floats.first().copied())
@@ -191,10 +170,7 @@ impl<'a> Question<'a> {
         let Some(value) = self.metadata.values.get(key) else {
             return Ok(None);
         };
-        let bad = GgufError::BadValue {
-            key: key.to_owned(),
-            expected: "an array of numbers",
-        };
+        let bad = GgufError::BadValue { key: key.to_owned(), expected: "an array of numbers" };
         match self.floats_of(value) {
             Some(floats) if value.count.is_some() => Ok(Some(floats)),
             Some(_) | None => Err(bad),
@@ -204,10 +180,7 @@ impl<'a> Question<'a> {
     fn floats_of(&self, value: &Value) -> Option<Vec<f32>> {
         (value.scalar == Scalar::F32).then(|| {
             let (chunks, _) = self.bytes[value.range.clone()].as_chunks::<4>();
-            chunks
-                .iter()
-                .map(|chunk| f32::from_le_bytes(*chunk))
-                .collect()
+            chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
         })
     }
 
@@ -218,10 +191,7 @@ impl<'a> Question<'a> {
         };
         match (value.scalar, value.count, &self.bytes[value.range.clone()]) {
             (Scalar::Bool, None, [byte]) => Ok(Some(*byte != 0)),
-            _ => Err(GgufError::BadValue {
-                key: key.to_owned(),
-                expected: "true or false",
-            }),
+            _ => Err(GgufError::BadValue { key: key.to_owned(), expected: "true or false" }),
         }
     }
 
@@ -231,10 +201,7 @@ impl<'a> Question<'a> {
             return Ok(None);
         };
         if value.scalar != Scalar::String || value.count.is_some() {
-            return Err(GgufError::BadValue {
-                key: key.to_owned(),
-                expected: "a text",
-            });
+            return Err(GgufError::BadValue { key: key.to_owned(), expected: "a text" });
         }
         self.texts(value, 1).map(|texts| texts.first().copied())
     }
@@ -246,10 +213,7 @@ impl<'a> Question<'a> {
         };
         match (value.scalar, value.count) {
             (Scalar::String, Some(count)) => self.texts(value, count).map(Some),
-            _ => Err(GgufError::BadValue {
-                key: key.to_owned(),
-                expected: "an array of texts",
-            }),
+            _ => Err(GgufError::BadValue { key: key.to_owned(), expected: "an array of texts" }),
         }
     }
 

@@ -49,18 +49,11 @@ impl GgufFile {
 
     fn read(bytes: Bytes) -> Result<Self, GgufError> {
         let (metadata, tensors) = parse(&bytes)?;
-        Ok(Self {
-            bytes,
-            metadata,
-            tensors,
-        })
+        Ok(Self { bytes, metadata, tensors })
     }
 
     pub(super) fn ask(&self) -> Question<'_> {
-        Question {
-            metadata: &self.metadata,
-            bytes: &self.bytes,
-        }
+        Question { metadata: &self.metadata, bytes: &self.bytes }
     }
 
     pub(super) fn tensor(&self, name: &str) -> Option<&Tensor> {
@@ -72,21 +65,14 @@ impl GgufFile {
     /// # Errors
     /// [`GgufError::MissingTensor`]; [`GgufError::Tensor`] if the shape is another.
     pub(super) fn needed_tensor(&self, name: &str, shape: &[usize]) -> Result<&Tensor, GgufError> {
-        let missing = || GgufError::MissingTensor {
-            name: name.to_owned(),
-        };
+        let missing = || GgufError::MissingTensor { name: name.to_owned() };
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
         if tensor.shape == shape {
             return Ok(tensor);
         }
-        let problem = TensorProblem::Shape {
-            found: tensor.shape.clone(),
-            expected: shape.to_vec(),
-        };
-        Err(GgufError::Tensor {
-            name: name.to_owned(),
-            problem,
-        })
+        let problem =
+            TensorProblem::Shape { found: tensor.shape.clone(), expected: shape.to_vec() };
+        Err(GgufError::Tensor { name: name.to_owned(), problem })
     }
 
     pub(super) fn data(&self, tensor: &Tensor) -> &[u8] {
@@ -116,31 +102,21 @@ fn parse(bytes: &Bytes) -> Result<Contents, GgufError> {
         metadata.insert(key, value)?;
     }
     let count = cursor.holds("the tensor count", tensor_count, TENSOR_BYTES_MIN)?;
-    let entries = (0..count)
-        .map(|_| Entry::read(&mut cursor))
-        .collect::<Result<Vec<_>, GgufError>>()?;
-    let alignment = alignment(Question {
-        metadata: &metadata,
-        bytes,
-    })?;
+    let entries =
+        (0..count).map(|_| Entry::read(&mut cursor)).collect::<Result<Vec<_>, GgufError>>()?;
+    let alignment = alignment(Question { metadata: &metadata, bytes })?;
     let tensors = place(entries, &mut cursor, alignment)?;
     Ok((metadata, tensors))
 }
 
 fn value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, GgufError> {
     const ARRAY: u32 = 9;
-    let unread = |found| GgufError::ValueType {
-        key: shown(key),
-        found,
-    };
+    let unread = |found| GgufError::ValueType { key: shown(key), found };
     let id = cursor.u32("a metadata value's type")?;
     let (scalar, count) = if id == ARRAY {
         let element = cursor.u32("an array's type")?;
         let scalar = Scalar::from_id(element).ok_or_else(|| unread(element))?;
-        (
-            scalar,
-            Some(cursor.count("a metadata array", scalar.bytes_min())?),
-        )
+        (scalar, Some(cursor.count("a metadata array", scalar.bytes_min())?))
     } else {
         (Scalar::from_id(id).ok_or_else(|| unread(id))?, None)
     };
@@ -154,11 +130,7 @@ fn value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, GgufError> {
         // Can't overflow: `count` was checked against what is left of the file.
         cursor.skip("a metadata value", (values * scalar.bytes_min()) as u64)?;
     }
-    Ok(Value {
-        scalar,
-        count,
-        range: start..cursor.position(),
-    })
+    Ok(Value { scalar, count, range: start..cursor.position() })
 }
 
 fn alignment(ask: Question<'_>) -> Result<u64, GgufError> {
@@ -166,10 +138,7 @@ fn alignment(ask: Question<'_>) -> Result<u64, GgufError> {
     match ask.unsigned(KEY)? {
         None => Ok(ALIGNMENT_DEFAULT),
         Some(alignment) if alignment.is_power_of_two() && alignment <= 1 << 20 => Ok(alignment),
-        Some(_) => Err(GgufError::BadValue {
-            key: KEY.to_owned(),
-            expected: "a power of two",
-        }),
+        Some(_) => Err(GgufError::BadValue { key: KEY.to_owned(), expected: "a power of two" }),
     }
 }
 
@@ -185,10 +154,7 @@ struct Entry {
 impl Entry {
     fn read(cursor: &mut Cursor<'_>) -> Result<Self, GgufError> {
         let name = cursor.text("a tensor's name")?.to_owned();
-        let wrong = |problem| GgufError::Tensor {
-            name: shown(&name),
-            problem,
-        };
+        let wrong = |problem| GgufError::Tensor { name: shown(&name), problem };
         let rank = cursor.u32("a tensor's rank")?;
         if !(1..=4).contains(&rank) {
             return Err(wrong(TensorProblem::Rank(rank)));
@@ -209,18 +175,9 @@ impl Entry {
             return Err(wrong(TensorProblem::Dimensions(dimensions)));
         };
         if !shape[0].is_multiple_of(kind.block()) {
-            return Err(wrong(TensorProblem::Blocks {
-                row: shape[0],
-                block: kind.block(),
-            }));
+            return Err(wrong(TensorProblem::Blocks { row: shape[0], block: kind.block() }));
         }
-        Ok(Self {
-            name,
-            shape,
-            kind,
-            offset,
-            size,
-        })
+        Ok(Self { name, shape, kind, offset, size })
     }
 }
 
@@ -236,36 +193,18 @@ fn place(
         cursor.skip("the padding before the tensors", padding)?;
     }
     let mut tensors = BTreeMap::new();
-    for Entry {
-        name,
-        shape,
-        kind,
-        offset,
-        size,
-    } in entries
-    {
-        let wrong = |problem| GgufError::Tensor {
-            name: shown(&name),
-            problem,
-        };
+    for Entry { name, shape, kind, offset, size } in entries {
+        let wrong = |problem| GgufError::Tensor { name: shown(&name), problem };
         if !offset.is_multiple_of(alignment) {
             return Err(wrong(TensorProblem::Alignment(offset)));
         }
-        let start = usize::try_from(offset)
-            .ok()
-            .filter(|&start| start <= cursor.left());
+        let start = usize::try_from(offset).ok().filter(|&start| start <= cursor.left());
         let range = start
             .filter(|&start| size <= cursor.left() - start)
             .map(|start| cursor.position() + start..cursor.position() + start + size)
             .ok_or_else(|| wrong(TensorProblem::PastEnd { offset, size }))?;
-        let duplicate = GgufError::Duplicate {
-            what: "tensor",
-            name: shown(&name),
-        };
-        if tensors
-            .insert(name, Tensor { shape, kind, range })
-            .is_some()
-        {
+        let duplicate = GgufError::Duplicate { what: "tensor", name: shown(&name) };
+        if tensors.insert(name, Tensor { shape, kind, range }).is_some() {
             return Err(duplicate);
         }
     }

@@ -65,9 +65,8 @@ impl TensorType {
 
     /// Bytes of a tensor of `shape`, or `None` if that is no size.
     pub(super) fn size_bytes(self, shape: &[usize]) -> Option<usize> {
-        let elements = shape
-            .iter()
-            .try_fold(1_usize, |product, &size| product.checked_mul(size))?;
+        let elements =
+            shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))?;
         (elements / self.block()).checked_mul(self.block_bytes())
     }
 

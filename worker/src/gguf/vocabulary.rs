@@ -32,14 +32,8 @@ pub struct Vocabulary {
 }
 
 /// Tokens that end a turn in the common chat formats, where the file marks them as control tokens.
-const TURN_ENDS: [&str; 6] = [
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<|end_of_turn|>",
-    "<end_of_turn>",
-];
+const TURN_ENDS: [&str; 6] =
+    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_turn|>", "<end_of_turn>"];
 
 /// A token's kind, by its number in `tokenizer.ggml.token_type`.
 const CONTROL: i128 = 3;
@@ -61,9 +55,7 @@ pub(super) fn read(file: &GgufFile) -> Result<Vocabulary, GgufError> {
     let tokens = Tokens::read(file)?;
     let (mut tokenizer, adds_bos_by_default) = match ask.string("tokenizer.ggml.model")? {
         None => {
-            return Err(GgufError::MissingKey {
-                key: "tokenizer.ggml.model".to_owned(),
-            });
+            return Err(GgufError::MissingKey { key: "tokenizer.ggml.model".to_owned() });
         }
         Some("gpt2") => (byte_level::build(file, &tokens)?, false),
         Some("llama") => (sentencepiece::build(file, &tokens)?, true),
@@ -72,13 +64,9 @@ pub(super) fn read(file: &GgufFile) -> Result<Vocabulary, GgufError> {
     add_special(&mut tokenizer, &tokens)?;
     let bos = tokens.id(file, "tokenizer.ggml.bos_token_id")?;
     let eos = tokens.id(file, "tokenizer.ggml.eos_token_id")?;
-    let adds_bos = ask
-        .boolean("tokenizer.ggml.add_bos_token")?
-        .unwrap_or(adds_bos_by_default)
+    let adds_bos = ask.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos_by_default)
         && bos.is_some();
-    let adds_eos = ask
-        .boolean("tokenizer.ggml.add_eos_token")?
-        .unwrap_or(false);
+    let adds_eos = ask.boolean("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
     let frame = (bos.filter(|_| adds_bos), eos.filter(|_| adds_eos));
     if let Some(template) = tokens.template(frame)? {
         tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(template)));
@@ -97,9 +85,7 @@ pub(super) fn read(file: &GgufFile) -> Result<Vocabulary, GgufError> {
 impl<'a> Tokens<'a> {
     fn read(file: &'a GgufFile) -> Result<Self, GgufError> {
         const TOKENS: &str = "tokenizer.ggml.tokens";
-        let missing = || GgufError::MissingKey {
-            key: TOKENS.to_owned(),
-        };
+        let missing = || GgufError::MissingKey { key: TOKENS.to_owned() };
         let texts = file.ask().string_array(TOKENS)?.ok_or_else(missing)?;
         if u32::try_from(texts.len()).is_err() {
             let problem = format!("{} tokens", texts.len());
@@ -120,10 +106,7 @@ impl<'a> Tokens<'a> {
     }
 
     fn text(&self, id: u32) -> Option<&'a str> {
-        usize::try_from(id)
-            .ok()
-            .and_then(|id| self.texts.get(id))
-            .copied()
+        usize::try_from(id).ok().and_then(|id| self.texts.get(id)).copied()
     }
 
     fn id(&self, file: &GgufFile, key: &str) -> Result<Option<u32>, GgufError> {
@@ -140,19 +123,14 @@ impl<'a> Tokens<'a> {
     }
 
     fn of_kind(&self, kind: i128) -> impl Iterator<Item = (u32, &'a str)> {
-        self.with_ids()
-            .zip(&self.kinds)
-            .filter(move |(_, k)| **k == kind)
-            .map(|(token, _)| token)
+        self.with_ids().zip(&self.kinds).filter(move |(_, k)| **k == kind).map(|(token, _)| token)
     }
 
     fn ends(&self, file: &GgufFile, eos: Option<u32>) -> Result<Vec<u32>, GgufError> {
         let mut ends: Vec<u32> = eos.into_iter().collect();
         ends.extend(self.id(file, "tokenizer.ggml.eot_token_id")?);
         ends.extend(self.id(file, "tokenizer.ggml.eom_token_id")?);
-        let turns = self
-            .of_kind(CONTROL)
-            .filter(|(_, text)| TURN_ENDS.contains(text));
+        let turns = self.of_kind(CONTROL).filter(|(_, text)| TURN_ENDS.contains(text));
         ends.extend(turns.map(|(id, _)| id));
         ends.sort_unstable();
         ends.dedup();
@@ -194,9 +172,7 @@ impl<'a> Tokens<'a> {
             .special_tokens(special)
             .build()
             .map(Some)
-            .map_err(|error| GgufError::Vocabulary {
-                problem: error.to_string(),
-            })
+            .map_err(|error| GgufError::Vocabulary { problem: error.to_string() })
     }
 }
 
@@ -205,15 +181,9 @@ fn add_special(tokenizer: &mut Tokenizer, tokens: &Tokens<'_>) -> Result<(), Ggu
         move |(_, text): (u32, &str)| AddedToken::from(text, special).normalized(false)
     };
     let control = tokens.of_kind(CONTROL).filter(|(_, text)| !text.is_empty());
-    tokenizer
-        .add_special_tokens(control.map(added(true)))
-        .map_err(|error| broken(&*error))?;
-    let user = tokens
-        .of_kind(USER_DEFINED)
-        .filter(|(_, text)| !text.is_empty());
-    tokenizer
-        .add_tokens(user.map(added(false)))
-        .map_err(|error| broken(&*error))?;
+    tokenizer.add_special_tokens(control.map(added(true))).map_err(|error| broken(&*error))?;
+    let user = tokens.of_kind(USER_DEFINED).filter(|(_, text)| !text.is_empty());
+    tokenizer.add_tokens(user.map(added(false))).map_err(|error| broken(&*error))?;
     Ok(())
 }
 
@@ -223,7 +193,5 @@ fn bpe(builder: tokenizers::models::bpe::BpeBuilder) -> Result<BPE, GgufError> {
 }
 
 fn broken(error: &(dyn std::error::Error + Send + Sync)) -> GgufError {
-    GgufError::Vocabulary {
-        problem: shown(&error.to_string()),
-    }
+    GgufError::Vocabulary { problem: shown(&error.to_string()) }
 }

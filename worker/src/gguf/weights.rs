@@ -73,9 +73,9 @@ impl Weight<'_> {
     pub(super) fn pieces<'w>(&'w self, q: &'w mut [u8], rest: &'w mut [u8]) -> Vec<Piece<'w>> {
         let scales = rest.as_chunks_mut::<4>().0;
         match &self.work {
-            Work::Blocks8(matrix) if matrix.turn == Turn::Outputs => whole(matrix, move || {
-                encode::blocks8_by_columns(matrix, q, scales)
-            }),
+            Work::Blocks8(matrix) if matrix.turn == Turn::Outputs => {
+                whole(matrix, move || encode::blocks8_by_columns(matrix, q, scales))
+            }
             Work::Blocks8(matrix) => by_rows((matrix, encode::blocks8, matrix.inputs), q, scales),
             Work::Blocks4(matrix) => {
                 by_rows((matrix, encode::blocks4, matrix.inputs / 2), q, scales)
@@ -96,8 +96,7 @@ impl Weight<'_> {
             }
             Work::Vector(values) => {
                 let out = q.as_chunks_mut::<4>().0.iter_mut();
-                out.zip(values)
-                    .for_each(|(out, value)| *out = value.to_le_bytes());
+                out.zip(values).for_each(|(out, value)| *out = value.to_le_bytes());
                 Vec::new()
             }
         }
@@ -109,10 +108,7 @@ fn rows_in_piece(matrix: &Matrix<'_>) -> usize {
 }
 
 fn whole<'w>(matrix: &Matrix<'_>, run: impl FnOnce() + Send + 'w) -> Vec<Piece<'w>> {
-    vec![Piece {
-        elements: matrix.inputs * matrix.outputs(),
-        run: Box::new(run),
-    }]
+    vec![Piece { elements: matrix.inputs * matrix.outputs(), run: Box::new(run) }]
 }
 
 fn by_rows<'w>(
@@ -122,9 +118,7 @@ fn by_rows<'w>(
 ) -> Vec<Piece<'w>> {
     let rows = rows_in_piece(matrix);
     let blocks = matrix.inputs / encode::BLOCK;
-    let chunks = q
-        .chunks_mut(rows * row_bytes)
-        .zip(scales.chunks_mut(rows * blocks));
+    let chunks = q.chunks_mut(rows * row_bytes).zip(scales.chunks_mut(rows * blocks));
     let piece = |(index, (q, scales)): (usize, (&'w mut [u8], &'w mut [[u8; 4]]))| Piece {
         elements: scales.len() * encode::BLOCK,
         run: Box::new(move || encode(matrix, index * rows, q, scales)),

@@ -3,7 +3,7 @@
 //! `graph` writes one after the other. q, k and v are one product, gate and up another.
 
 use super::{
-    Builder, Stream,
+    Builder, Positions, Stream,
     nodes::{Attribute, MS, ONNX},
     product::Activation,
 };
@@ -27,7 +27,7 @@ impl<'a> Builder<'a> {
         let norm = format!("{block}.attn_norm.weight");
         let (normed, gain, mut residual) = self.norm(&format!("{prefix}.attn"), stream, &norm)?;
         let mut attended = self.attention(index, normed, gain)?;
-        if index + 1 == self.facts.layers {
+        if self.logits == Positions::Last && index + 1 == self.facts.layers {
             // What follows attention looks at one position at a time: the rest can go.
             attended = self.kept(&attended);
             residual = self.kept(&residual);
@@ -38,10 +38,7 @@ impl<'a> Builder<'a> {
             self.facts.heads * self.facts.head_dim,
             &format!("{prefix}.attn.out"),
         )?;
-        let stream = Stream {
-            residual,
-            addend: Some(addend),
-        };
+        let stream = Stream { residual, addend: Some(addend) };
         let norm = format!("{block}.ffn_norm.weight");
         let (normed, gain, residual) = self.norm(&format!("{prefix}.ffn"), stream, &norm)?;
         let gated = self.gated(index, normed, gain)?;
@@ -51,10 +48,7 @@ impl<'a> Builder<'a> {
             self.facts.feed_forward,
             &format!("{prefix}.ffn.out"),
         )?;
-        Ok(Stream {
-            residual,
-            addend: Some(addend),
-        })
+        Ok(Stream { residual, addend: Some(addend) })
     }
 
     fn kept(&mut self, name: &str) -> String {
@@ -79,12 +73,7 @@ impl<'a> Builder<'a> {
         if let (Some(bias), Some(basis)) = (&mut bias, &self.basis) {
             basis.turn_row(bias, &mut Vec::new());
         }
-        self.product(
-            &mut Activation::plain(input.to_owned()),
-            matrix,
-            bias,
-            output,
-        );
+        self.product(&mut Activation::plain(input.to_owned()), matrix, bias, output);
         Ok(output.to_owned())
     }
 
@@ -104,13 +93,10 @@ impl<'a> Builder<'a> {
         matrix.gain = gain;
         let sizes = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim];
         for ((part, size), name) in matrix.parts.iter().zip(sizes).zip(weights) {
-            self.file
-                .needed_tensor(name, &[part.tensor.shape[0], size])?;
+            self.file.needed_tensor(name, &[part.tensor.shape[0], size])?;
         }
         if self.facts.has_paired_rows() {
-            matrix.parts[..2]
-                .iter_mut()
-                .for_each(|part| part.paired_head = Some(head_dim));
+            matrix.parts[..2].iter_mut().for_each(|part| part.paired_head = Some(head_dim));
         }
         let bias = self.attention_bias(&names, sizes)?;
         let packed = format!("layer.{index}.attn.qkv");
@@ -122,10 +108,7 @@ impl<'a> Builder<'a> {
         let attributes = [
             ("num_heads", Attribute::Int(heads as i64)),
             ("kv_num_heads", Attribute::Int(kv_heads as i64)),
-            (
-                "do_rotary",
-                Attribute::Int(i64::from(self.facts.is_rotary(index))),
-            ),
+            ("do_rotary", Attribute::Int(i64::from(self.facts.is_rotary(index)))),
             ("rotary_interleaved", Attribute::Int(0)),
         ];
         let (past_key, past_value) = (past("key"), past("value"));
@@ -135,8 +118,7 @@ impl<'a> Builder<'a> {
             inputs.extend(["cos", "sin"]);
         }
         let outputs = [output.as_str(), &present("key"), &present("value")];
-        self.nodes
-            .node((MS, "GroupQueryAttention"), &inputs, &outputs, &attributes);
+        self.nodes.node((MS, "GroupQueryAttention"), &inputs, &outputs, &attributes);
         Ok(output)
     }
 
@@ -167,11 +149,7 @@ impl<'a> Builder<'a> {
         let Some(q_norm) =
             self.optional_floats(&format!("{block}.attn_q_norm.weight"), head_dim)?
         else {
-            return Ok(Heads {
-                query: packed,
-                key: String::new(),
-                value: String::new(),
-            });
+            return Ok(Heads { query: packed, key: String::new(), value: String::new() });
         };
         let k_norm = self.floats(&format!("{block}.attn_k_norm.weight"), head_dim)?;
         let prefix = format!("layer.{index}.attn");
@@ -179,12 +157,10 @@ impl<'a> Builder<'a> {
         let sizes = format!("{prefix}.sizes");
         let (q_size, kv_size) = (self.facts.heads * head_dim, self.facts.kv_heads * head_dim);
         let of = |size: usize| size as i64;
-        self.nodes
-            .integers(&sizes, &[3], &[of(q_size), of(kv_size), of(kv_size)]);
+        self.nodes.integers(&sizes, &[3], &[of(q_size), of(kv_size), of(kv_size)]);
         let outputs = parts.each_ref().map(String::as_str);
         let last = [("axis", Attribute::Int(-1))];
-        self.nodes
-            .node((ONNX, "Split"), &[&packed, &sizes], &outputs, &last);
+        self.nodes.node((ONNX, "Split"), &[&packed, &sizes], &outputs, &last);
         let query = self.head_norm(&parts[0], q_norm, q_size);
         let key = self.head_norm(&parts[1], k_norm, kv_size);
         let [_, _, value] = parts;
@@ -197,21 +173,17 @@ impl<'a> Builder<'a> {
         let head_dim = self.facts.head_dim;
         let gain = self.vector(&format!("{name}.gain"), gain);
         // Zero keeps a dimension as it is.
-        self.nodes
-            .integers(&to_heads, &[4], &[0, 0, -1, head_dim as i64]);
+        self.nodes.integers(&to_heads, &[4], &[0, 0, -1, head_dim as i64]);
         self.nodes.integers(&back, &[3], &[0, 0, size as i64]);
-        self.nodes
-            .node((ONNX, "Reshape"), &[name, &to_heads], &[&heads], &[]);
+        self.nodes.node((ONNX, "Reshape"), &[name, &to_heads], &[&heads], &[]);
         let attributes = [
             ("epsilon", Attribute::Float(self.facts.epsilon)),
             ("axis", Attribute::Int(-1)),
             ("stash_type", Attribute::Int(1)),
         ];
         let op = (ONNX, "SimplifiedLayerNormalization");
-        self.nodes
-            .node(op, &[&heads, &gain], &[&heads_normed], &attributes);
-        self.nodes
-            .node((ONNX, "Reshape"), &[&heads_normed, &back], &[&normed], &[]);
+        self.nodes.node(op, &[&heads, &gain], &[&heads_normed], &attributes);
+        self.nodes.node((ONNX, "Reshape"), &[&heads_normed, &back], &[&normed], &[]);
         normed
     }
 
@@ -225,11 +197,8 @@ impl<'a> Builder<'a> {
         let prefix = format!("layer.{index}.ffn");
         let turn = self.turn(Turn::Inputs);
         let names = ["gate", "up"].map(|part| format!("blk.{index}.ffn_{part}.weight"));
-        let mut matrix = self.matrix(
-            &names.each_ref().map(String::as_str),
-            self.facts.hidden,
-            turn,
-        )?;
+        let mut matrix =
+            self.matrix(&names.each_ref().map(String::as_str), self.facts.hidden, turn)?;
         matrix.gain = gain;
         for (part, name) in matrix.parts.iter().zip(&names) {
             let shape = [part.tensor.shape[0], self.facts.feed_forward];
@@ -239,16 +208,11 @@ impl<'a> Builder<'a> {
         self.product(&mut normed, matrix, None, &both);
         let parts = ["gate", "up", "active", "gated"].map(|part| format!("{prefix}.{part}"));
         let [gate, up, active, gated] = parts.each_ref().map(String::as_str);
-        let halves = [
-            ("axis", Attribute::Int(-1)),
-            ("num_outputs", Attribute::Int(2)),
-        ];
-        self.nodes
-            .node((ONNX, "Split"), &[&both], &[gate, up], &halves);
+        let halves = [("axis", Attribute::Int(-1)), ("num_outputs", Attribute::Int(2))];
+        self.nodes.node((ONNX, "Split"), &[&both], &[gate, up], &halves);
         // QuickGelu with alpha 1 is x · sigmoid(x) in one node.
         let alpha = [("alpha", Attribute::Float(1.0))];
-        self.nodes
-            .node((MS, "QuickGelu"), &[gate], &[active], &alpha);
+        self.nodes.node((MS, "QuickGelu"), &[gate], &[active], &alpha);
         self.nodes.node((ONNX, "Mul"), &[active, up], &[gated], &[]);
         Ok(gated.to_owned())
     }
@@ -267,8 +231,6 @@ impl<'a> Builder<'a> {
         weight: &str,
     ) -> Result<(), GgufError> {
         let name = format!("{weight}.weight");
-        self.file
-            .needed_tensor(&name, &[matrix.inputs, outputs])
-            .map(drop)
+        self.file.needed_tensor(&name, &[matrix.inputs, outputs]).map(drop)
     }
 }

@@ -51,10 +51,7 @@ impl Nodes {
         attributes: &[(&str, Attribute)],
     ) {
         let name = outputs.first().copied().unwrap_or_default();
-        let attribute = attributes
-            .iter()
-            .map(|&(name, value)| attribute(name, value))
-            .collect();
+        let attribute = attributes.iter().map(|&(name, value)| attribute(name, value)).collect();
         self.graph.node.push(NodeProto {
             input: inputs.iter().map(|&name| name.to_owned()).collect(),
             output: outputs.iter().map(|&name| name.to_owned()).collect(),
@@ -77,10 +74,7 @@ impl Nodes {
     }
 
     pub(super) fn integers(&mut self, name: &str, dims: &[i64], values: &[i64]) {
-        let bytes = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name, DataType::Int64, dims, bytes);
     }
 
@@ -90,10 +84,8 @@ impl Nodes {
 
     /// A tensor that is handed to ONNX Runtime beside the graph, as a file of its own in memory.
     pub(super) fn external(&mut self, slot: &Slot) {
-        let entry = |key: &str, value: String| StringStringEntryProto {
-            key: key.to_owned(),
-            value,
-        };
+        let entry =
+            |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
         self.graph.initializer.push(TensorProto {
             dims: slot.shape.iter().map(|&size| size as i64).collect(),
             data_type: slot.kind.into(),
@@ -119,10 +111,8 @@ impl Nodes {
     /// The finished model.
     pub(super) fn encode(mut self) -> Vec<u8> {
         self.graph.name = "gguf".to_owned();
-        let opset = |domain: &str, version| OperatorSetIdProto {
-            domain: domain.to_owned(),
-            version,
-        };
+        let opset =
+            |domain: &str, version| OperatorSetIdProto { domain: domain.to_owned(), version };
         ModelProto {
             ir_version: IR_VERSION,
             producer_name: "hearth".to_owned(),
@@ -136,18 +126,8 @@ impl Nodes {
 fn attribute(name: &str, value: Attribute) -> AttributeProto {
     let name = name.to_owned();
     match value {
-        Attribute::Float(f) => AttributeProto {
-            name,
-            f,
-            i: 0,
-            kind: 1,
-        },
-        Attribute::Int(i) => AttributeProto {
-            name,
-            f: 0.0,
-            i,
-            kind: 2,
-        },
+        Attribute::Float(f) => AttributeProto { name, f, i: 0, kind: 1 },
+        Attribute::Int(i) => AttributeProto { name, f: 0.0, i, kind: 2 },
     }
 }
 
@@ -164,8 +144,6 @@ fn value_info(name: &str, kind: DataType, shape: &[Size]) -> ValueInfoProto {
     };
     ValueInfoProto {
         name: name.to_owned(),
-        r#type: Some(TypeProto {
-            tensor_type: Some(tensor_type),
-        }),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
     }
 }

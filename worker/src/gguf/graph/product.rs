@@ -32,19 +32,11 @@ struct Quantised {
 
 impl Activation {
     pub(super) fn plain(name: String) -> Self {
-        Self {
-            name,
-            is_even: false,
-            quantised: None,
-        }
+        Self { name, is_even: false, quantised: None }
     }
 
     pub(super) fn even(name: String) -> Self {
-        Self {
-            name,
-            is_even: true,
-            quantised: None,
-        }
+        Self { name, is_even: true, quantised: None }
     }
 }
 
@@ -58,12 +50,8 @@ enum Encoding {
 }
 
 fn encoding(kind: GraphKind, matrix: &Matrix<'_>, input: &Activation) -> Encoding {
-    let every = |types: &[TensorType]| {
-        matrix
-            .parts
-            .iter()
-            .all(|part| types.contains(&part.tensor.kind))
-    };
+    let every =
+        |types: &[TensorType]| matrix.parts.iter().all(|part| types.contains(&part.tensor.kind));
     match kind {
         GraphKind::Reference => Encoding::Floats,
         _ if !matrix.inputs.is_multiple_of(BLOCK) => Encoding::Floats,
@@ -93,8 +81,7 @@ impl<'a> Builder<'a> {
         let product = format!("{output}.unbiased");
         self.unbiased(encoding, input, matrix, &product);
         let bias = self.vector(&format!("{output}.bias"), bias);
-        self.nodes
-            .node((ONNX, "Add"), &[&product, &bias], &[output], &[]);
+        self.nodes.node((ONNX, "Add"), &[&product, &bias], &[output], &[]);
     }
 
     fn unbiased(
@@ -110,8 +97,7 @@ impl<'a> Builder<'a> {
                 let shape = vec![matrix.inputs, matrix.outputs()];
                 let first = slot(&name, DataType::Float, shape);
                 self.weight(first, None, Work::Floats(matrix));
-                self.nodes
-                    .node((ONNX, "MatMul"), &[&input.name, &name], &[output], &[]);
+                self.nodes.node((ONNX, "MatMul"), &[&input.name, &name], &[output], &[]);
             }
             Encoding::Columns8 => self.by_columns(input, matrix, output),
             Encoding::Blocks8 => self.by_blocks(8, &input.name, matrix, output),
@@ -129,10 +115,8 @@ impl<'a> Builder<'a> {
         self.weight(first, Some(second), Work::Columns8(matrix));
         let rows = self.quantised(input);
         let names = [rows.q.as_str(), &q, ROW_SCALE_ONE, &scales, ROW_ZERO];
-        self.nodes
-            .node((MS, "MatMulIntegerToFloat"), &names, &[&unscaled], &[]);
-        self.nodes
-            .node((ONNX, "Mul"), &[&unscaled, &rows.scales], &[output], &[]);
+        self.nodes.node((MS, "MatMulIntegerToFloat"), &names, &[&unscaled], &[]);
+        self.nodes.node((ONNX, "Mul"), &[&unscaled, &rows.scales], &[output], &[]);
     }
 
     fn by_blocks(&mut self, bits: usize, input: &str, matrix: Matrix<'a>, output: &str) {
@@ -141,11 +125,7 @@ impl<'a> Builder<'a> {
         let (blocks, blob) = (inputs / BLOCK, BLOCK * bits / 8);
         let first = slot(&q, DataType::Uint8, vec![outputs, blocks, blob]);
         let second = slot(&scales, DataType::Float, vec![outputs, blocks]);
-        let work = if bits == 8 {
-            Work::Blocks8(matrix)
-        } else {
-            Work::Blocks4(matrix)
-        };
+        let work = if bits == 8 { Work::Blocks8(matrix) } else { Work::Blocks4(matrix) };
         self.weight(first, Some(second), work);
         let attributes = [
             ("K", Attribute::Int(inputs as i64)),
@@ -155,12 +135,7 @@ impl<'a> Builder<'a> {
             // Activations become int8 block by block: the kernel's fast path.
             ("accuracy_level", Attribute::Int(4)),
         ];
-        self.nodes.node(
-            (MS, "MatMulNBits"),
-            &[input, &q, &scales],
-            &[output],
-            &attributes,
-        );
+        self.nodes.node((MS, "MatMulNBits"), &[input, &q, &scales], &[output], &attributes);
     }
 
     /// Writes the lookup of `input_ids` in the embedding.
@@ -172,8 +147,7 @@ impl<'a> Builder<'a> {
         if encoding(self.kind, &matrix, &input) == Encoding::Floats {
             let first = slot(&q, DataType::Float, vec![outputs, inputs]);
             self.weight(first, None, Work::Table(matrix));
-            self.nodes
-                .node((ONNX, "Gather"), &[&q, "input_ids"], &[output], &[]);
+            self.nodes.node((ONNX, "Gather"), &[&q, "input_ids"], &[output], &[]);
             return;
         }
         let first = slot(&q, DataType::Uint8, vec![outputs, inputs]);
@@ -186,8 +160,7 @@ impl<'a> Builder<'a> {
             ("gather_axis", Attribute::Int(0)),
         ];
         let names = [&q, "input_ids", &scales];
-        self.nodes
-            .node((MS, "GatherBlockQuantized"), &names, &[output], &attributes);
+        self.nodes.node((MS, "GatherBlockQuantized"), &names, &[output], &attributes);
     }
 
     /// The input as `uint8`, quantised once however many products read it.
@@ -207,16 +180,8 @@ impl<'a> Builder<'a> {
         nodes.node((ONNX, "ReduceMax"), &[size, ROW_AXIS], &[largest], &[]);
         nodes.node((ONNX, "Mul"), &[largest, ROW_STEP], &[scales], &[]);
         nodes.node((ONNX, "Div"), &[name, scales], &[scaled], &[]);
-        nodes.node(
-            (ONNX, "QuantizeLinear"),
-            &[scaled, ROW_SCALE_ONE, ROW_ZERO],
-            &[q],
-            &[],
-        );
-        let quantised = Quantised {
-            q: q.to_owned(),
-            scales: scales.to_owned(),
-        };
+        nodes.node((ONNX, "QuantizeLinear"), &[scaled, ROW_SCALE_ONE, ROW_ZERO], &[q], &[]);
+        let quantised = Quantised { q: q.to_owned(), scales: scales.to_owned() };
         input.quantised = Some(quantised.clone());
         quantised
     }
@@ -225,8 +190,7 @@ impl<'a> Builder<'a> {
     pub(super) fn quantisation_constants(&mut self) {
         self.nodes.float(ROW_SCALE_ONE, 1.0);
         self.nodes.float(ROW_STEP, 1.0 / 127.0);
-        self.nodes
-            .constant(ROW_ZERO, DataType::Uint8, &[], vec![128]);
+        self.nodes.constant(ROW_ZERO, DataType::Uint8, &[], vec![128]);
         self.nodes.integers(ROW_AXIS, &[1], &[-1]);
     }
 
@@ -240,19 +204,11 @@ impl<'a> Builder<'a> {
         for slot in [Some(&first), second.as_ref()].into_iter().flatten() {
             self.nodes.external(slot);
         }
-        self.weights.push(Weight {
-            first,
-            second,
-            work,
-        });
+        self.weights.push(Weight { first, second, work });
     }
 
     pub(super) fn turn(&self, turn: Turn) -> Turn {
-        if self.basis.is_some() {
-            turn
-        } else {
-            Turn::None
-        }
+        if self.basis.is_some() { turn } else { Turn::None }
     }
 }
 
@@ -262,9 +218,5 @@ const ROW_SCALE_ONE: &str = "row.one";
 const ROW_ZERO: &str = "row.zero";
 
 pub(super) fn slot(name: &str, kind: DataType, shape: Vec<usize>) -> Slot {
-    Slot {
-        name: name.to_owned(),
-        kind,
-        shape,
-    }
+    Slot { name: name.to_owned(), kind, shape }
 }

@@ -28,18 +28,9 @@ pub(super) fn tables(
         RopeScaling::Linear { factor } => (plain.map(|f| f / f64::from(factor)).collect(), 1.0),
         RopeScaling::PerFrequency => {
             let factors = factors(file, half)?;
-            (
-                plain
-                    .zip(factors)
-                    .map(|(f, factor)| f / f64::from(factor))
-                    .collect(),
-                1.0,
-            )
+            (plain.zip(factors).map(|(f, factor)| f / f64::from(factor)).collect(), 1.0)
         }
-        RopeScaling::Yarn {
-            factor,
-            original_context,
-        } => {
+        RopeScaling::Yarn { factor, original_context } => {
             let factor = f64::from(factor);
             let (low, high) = yarn_ramp(base, head_dim, f64::from(original_context));
             let stretched = plain.enumerate().map(|(i, f)| {
@@ -49,18 +40,10 @@ pub(super) fn tables(
             (stretched.collect(), 1.0 + 0.1 * factor.ln())
         }
     };
-    let angles = (0..positions).flat_map(|position| {
-        frequencies
-            .iter()
-            .map(move |frequency| position as f64 * frequency)
-    });
+    let angles = (0..positions)
+        .flat_map(|position| frequencies.iter().map(move |frequency| position as f64 * frequency));
     let (cos, sin) = angles
-        .map(|angle| {
-            (
-                (angle.cos() * magnitude) as f32,
-                (angle.sin() * magnitude) as f32,
-            )
-        })
+        .map(|angle| ((angle.cos() * magnitude) as f32, (angle.sin() * magnitude) as f32))
         .unzip();
     Ok(Tables { cos, sin })
 }
@@ -69,9 +52,7 @@ fn factors(file: &GgufFile, half: usize) -> Result<Vec<f32>, GgufError> {
     const NAME: &str = "rope_freqs.weight";
     let tensor = file.needed_tensor(NAME, &[half])?;
     if tensor.kind != TensorType::F32 {
-        return Err(GgufError::Unsupported {
-            what: format!("`{NAME}` in another type than F32"),
-        });
+        return Err(GgufError::Unsupported { what: format!("`{NAME}` in another type than F32") });
     }
     let mut factors = vec![0.0; half];
     decode(tensor.kind, file.data(tensor), &mut factors);
@@ -83,8 +64,5 @@ fn factors(file: &GgufFile, half: usize) -> Result<Vec<f32>, GgufError> {
 fn yarn_ramp(base: f64, head_dim: usize, context: f64) -> (f64, f64) {
     let turning = |turns: f64| head_dim as f64 * (context / (turns * TAU)).ln() / (2.0 * base.ln());
     let last = (head_dim - 1) as f64;
-    (
-        turning(32.0).floor().clamp(0.0, last),
-        turning(1.0).ceil().clamp(0.0, last),
-    )
+    (turning(32.0).floor().clamp(0.0, last), turning(1.0).ceil().clamp(0.0, last))
 }

@@ -44,29 +44,18 @@ struct Scheme {
 }
 
 fn scheme(name: &str) -> Option<Scheme> {
-    let plain = |cut| Scheme {
-        cut,
-        whole_words: false,
-        composes: false,
-    };
+    let plain = |cut| Scheme { cut, whole_words: false, composes: false };
     Some(match name {
         "gpt-2" | "phi-2" | "mpt" | "olmo" | "jina-en" | "jina-es" | "jina-de" => plain(Cut::Gpt2),
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
             plain(Cut::DigitsThenGpt2)
         }
-        "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" | "dbrx" => Scheme {
-            whole_words: true,
-            ..plain(Cut::Pattern(LLAMA3))
-        },
-        "qwen2" | "deepseek-r1-qwen" => Scheme {
-            composes: true,
-            ..plain(Cut::Pattern(QWEN2))
-        },
+        "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" | "dbrx" => {
+            Scheme { whole_words: true, ..plain(Cut::Pattern(LLAMA3)) }
+        }
+        "qwen2" | "deepseek-r1-qwen" => Scheme { composes: true, ..plain(Cut::Pattern(QWEN2)) },
         "stablelm2" => plain(Cut::Pattern(QWEN2)),
-        "tekken" => Scheme {
-            whole_words: true,
-            ..plain(Cut::Pattern(TEKKEN))
-        },
+        "tekken" => Scheme { whole_words: true, ..plain(Cut::Pattern(TEKKEN)) },
         _ => return None,
     })
 }
@@ -75,34 +64,21 @@ pub(super) fn build(file: &GgufFile, tokens: &Tokens<'_>) -> Result<Tokenizer, G
     const PRE: &str = "tokenizer.ggml.pre";
     const MERGES: &str = "tokenizer.ggml.merges";
     let ask = file.ask();
-    let missing = |key: &str| GgufError::MissingKey {
-        key: key.to_owned(),
-    };
+    let missing = |key: &str| GgufError::MissingKey { key: key.to_owned() };
     let name = ask.string(PRE)?.ok_or_else(|| missing(PRE))?;
-    let scheme = scheme(name).ok_or_else(|| GgufError::Tokenizer {
-        name: format!("gpt2 / {}", shown(name)),
-    })?;
+    let scheme = scheme(name)
+        .ok_or_else(|| GgufError::Tokenizer { name: format!("gpt2 / {}", shown(name)) })?;
     let merges = ask.string_array(MERGES)?.ok_or_else(|| missing(MERGES))?;
-    let merges = merges
-        .into_iter()
-        .map(pair)
-        .collect::<Result<Vec<_>, GgufError>>()?;
-    let vocab: Vocab = tokens
-        .with_ids()
-        .map(|(id, text)| (text.to_owned(), id))
-        .collect();
-    let builder = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .ignore_merges(scheme.whole_words);
+    let merges = merges.into_iter().map(pair).collect::<Result<Vec<_>, GgufError>>()?;
+    let vocab: Vocab = tokens.with_ids().map(|(id, text)| (text.to_owned(), id)).collect();
+    let builder = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(scheme.whole_words);
     let mut tokenizer = Tokenizer::new(bpe(builder)?);
     if scheme.composes {
         let composed = tokenizer.with_normalizer(Some(NormalizerWrapper::NFC(NFC)));
         composed.map_err(|error| broken(&*error))?;
     }
     tokenizer.with_pre_tokenizer(Some(cut(scheme.cut)?));
-    tokenizer.with_decoder(Some(DecoderWrapper::ByteLevel(ByteLevel::new(
-        false, true, true,
-    ))));
+    tokenizer.with_decoder(Some(DecoderWrapper::ByteLevel(ByteLevel::new(false, true, true))));
     Ok(tokenizer)
 }
 
@@ -110,9 +86,9 @@ fn pair(merge: &str) -> Result<(String, String), GgufError> {
     // A piece may begin with a space of its own only in vocabularies that are not byte-level.
     match merge.split_once(' ') {
         Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
-        None => Err(GgufError::Vocabulary {
-            problem: format!("merge `{}` is no pair", shown(merge)),
-        }),
+        None => {
+            Err(GgufError::Vocabulary { problem: format!("merge `{}` is no pair", shown(merge)) })
+        }
     }
 }
 
@@ -121,10 +97,9 @@ fn cut(cut: Cut) -> Result<PreTokenizerWrapper, GgufError> {
     let sequence = |first| PreTokenizerWrapper::Sequence(Sequence::new(first));
     Ok(match cut {
         Cut::Gpt2 => bytes(true),
-        Cut::DigitsThenGpt2 => sequence(vec![
-            PreTokenizerWrapper::Digits(Digits::new(true)),
-            bytes(true),
-        ]),
+        Cut::DigitsThenGpt2 => {
+            sequence(vec![PreTokenizerWrapper::Digits(Digits::new(true)), bytes(true)])
+        }
         Cut::Pattern(pattern) => {
             let pattern = SplitPattern::Regex(pattern.to_owned());
             let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)

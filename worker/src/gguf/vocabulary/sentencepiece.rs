@@ -29,18 +29,13 @@ const MERGED_BYTES_MAX: usize = 256;
 pub(super) fn build(file: &GgufFile, tokens: &Tokens<'_>) -> Result<Tokenizer, GgufError> {
     const SCORES: &str = "tokenizer.ggml.scores";
     let ask = file.ask();
-    let missing = || GgufError::MissingKey {
-        key: SCORES.to_owned(),
-    };
+    let missing = || GgufError::MissingKey { key: SCORES.to_owned() };
     let scores = ask.float_array(SCORES)?.ok_or_else(missing)?;
     if scores.len() != tokens.texts.len() {
         let problem = format!("{} tokens, but {} scores", tokens.texts.len(), scores.len());
         return Err(GgufError::Vocabulary { problem });
     }
-    let vocab: Vocab = tokens
-        .with_ids()
-        .map(|(id, text)| (text.to_owned(), id))
-        .collect();
+    let vocab: Vocab = tokens.with_ids().map(|(id, text)| (text.to_owned(), id)).collect();
     let mut builder = BPE::builder()
         .vocab_and_merges(vocab, merges(tokens, &scores))
         .byte_fallback(true)
@@ -51,12 +46,8 @@ pub(super) fn build(file: &GgufFile, tokens: &Tokens<'_>) -> Result<Tokenizer, G
         builder = builder.unk_token(text.to_owned());
     }
     let mut tokenizer = Tokenizer::new(bpe(builder)?);
-    let prefixes = ask
-        .boolean("tokenizer.ggml.add_space_prefix")?
-        .unwrap_or(true);
-    tokenizer
-        .with_normalizer(Some(normalizer(prefixes)?))
-        .map_err(|error| broken(&*error))?;
+    let prefixes = ask.boolean("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    tokenizer.with_normalizer(Some(normalizer(prefixes)?)).map_err(|error| broken(&*error))?;
     tokenizer.with_decoder(Some(decoder(prefixes)?));
     Ok(tokenizer)
 }
@@ -79,10 +70,7 @@ fn merges(tokens: &Tokens<'_>, scores: &[f32]) -> Vec<(String, String)> {
         let by_score = b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal);
         by_score.then((a.1, a.2).cmp(&(b.1, b.2)))
     });
-    found
-        .into_iter()
-        .map(|(.., left, right)| (left.to_owned(), right.to_owned()))
-        .collect()
+    found.into_iter().map(|(.., left, right)| (left.to_owned(), right.to_owned())).collect()
 }
 
 fn replace(from: &str, to: &str) -> Result<Replace, GgufError> {

@@ -1,0 +1,141 @@
+//! The data root while a gateway uses it: its directories, its lock, and what the last one left.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use hearth_shared::endpoint::{SOCKET_PATH_BYTES_MAX, private_dir};
+
+use crate::cli::{Exit, Failure};
+
+/// Longer than any socket's name in the runtime directory.
+const SOCKET_NAME_BYTES: usize = "/worker-18446744073709551615.sock".len();
+
+/// A home that is ours until this is dropped.
+#[derive(Debug)]
+pub(super) struct Home {
+    models: PathBuf,
+    run: PathBuf,
+    /// Locked; the system lets go of it however we end.
+    _lock: File,
+}
+
+impl Home {
+    /// Makes what is missing and locks it.
+    pub(super) fn open(root: &Path) -> Result<Self, Failure> {
+        let models = root.join("models");
+        make(&models)?;
+        let own_run = root.join("run");
+        private_dir(&own_run).map_err(|error| Failure::new(Exit::Config, error))?;
+        let lock = lock(root, &own_run)?;
+        let run = runtime_dir(own_run)?;
+        remove_stale_sockets(&run);
+        Ok(Self { models, run, _lock: lock })
+    }
+
+    pub(super) fn models_dir(&self) -> &Path {
+        &self.models
+    }
+
+    /// A directory that is ours alone, short enough for sockets.
+    pub(super) fn run_dir(&self) -> &Path {
+        &self.run
+    }
+}
+
+fn make(path: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(path).map_err(|error| {
+        let path = path.display();
+        Failure::new(
+            Exit::Config,
+            format!(
+                "can't make {path}: {error}; set HEARTH_HOME to a place that can be written to"
+            ),
+        )
+    })
+}
+
+fn lock(root: &Path, run: &Path) -> Result<File, Failure> {
+    let path = run.join("lock");
+    let failed = |error: &std::io::Error| {
+        Failure::new(Exit::Config, format!("can't lock {}: {error}", path.display()))
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| failed(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let root = root.display();
+            Err(Failure::new(
+                Exit::Busy,
+                format!(
+                    "another gateway uses {root}; stop it, or set HEARTH_HOME to another directory"
+                ),
+            ))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}
+
+/// The home's own `run/`, unless sockets in it would have names that are too long for the system.
+fn runtime_dir(own: PathBuf) -> Result<PathBuf, Failure> {
+    if own.as_os_str().len() + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES_MAX {
+        return Ok(own);
+    }
+    let short = std::env::temp_dir().join(format!("hearth-{}", std::process::id()));
+    private_dir(&short).map_err(|error| Failure::new(Exit::Config, error))?;
+    Ok(short)
+}
+
+/// A gateway that was killed could not remove its sockets; we hold the lock, so they are nobody's.
+fn remove_stale_sockets(run: &Path) {
+    let Ok(entries) = fs::read_dir(run) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "sock")
+            && let Err(error) = fs::remove_file(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "a stale socket can't be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_is_used_by_one_gateway_at_a_time() {
+        let root = tempfile::tempdir().unwrap();
+        let first = Home::open(root.path()).unwrap();
+        let second = Home::open(root.path()).unwrap_err();
+        assert_eq!(second.exit, Exit::Busy);
+        assert!(second.message.starts_with("another gateway uses"), "{}", second.message);
+        drop(first);
+        Home::open(root.path()).unwrap();
+    }
+
+    #[test]
+    fn sockets_of_a_gateway_that_was_killed_are_removed() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Home::open(root.path()).unwrap());
+        let stale = root.path().join("run/worker-1.sock");
+        fs::write(&stale, "").unwrap();
+        Home::open(root.path()).unwrap();
+        assert!(!stale.exists());
+    }
+
+    #[test]
+    fn a_home_with_a_long_name_gets_a_short_runtime_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let long = root.path().join("x".repeat(100));
+        let home = Home::open(&long).unwrap();
+        assert!(home.run_dir().as_os_str().len() + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES_MAX);
+        fs::remove_dir_all(home.run_dir()).unwrap();
+    }
+}

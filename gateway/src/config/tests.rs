@@ -1,0 +1,134 @@
+use std::collections::HashMap;
+
+use super::*;
+
+fn load(variables: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigError> {
+    let home = tempfile::tempdir().unwrap();
+    if let Some(text) = file {
+        std::fs::write(home.path().join("hearth.toml"), text).unwrap();
+    }
+    let mut map: HashMap<String, OsString> =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+    map.insert("HEARTH_HOME".to_owned(), home.path().into());
+    Config::load(&|name| map.get(name).cloned())
+}
+
+fn message(result: Result<Config, ConfigError>) -> String {
+    result.expect_err("it should be refused").to_string()
+}
+
+#[test]
+fn without_anything_the_defaults_hold() {
+    let config = load(&[], None).unwrap();
+    assert_eq!(config.host.to_string(), "127.0.0.1:11434");
+    assert_eq!(config.api_key, None);
+    assert_eq!(config.keep_alive, KeepAlive::For(Duration::from_secs(300)));
+    assert_eq!(config.execution_provider, ExecutionProvider::Auto);
+    assert_eq!((config.threads, config.slots, config.context_length), (None, None, None));
+    assert_eq!((config.max_queue, config.max_connections), (512, 1024));
+    let seconds = [
+        config.queue_timeout,
+        config.load_timeout,
+        config.hang_timeout,
+        config.grace_period,
+        config.drain_timeout,
+    ];
+    assert_eq!(seconds.map(|d| d.as_secs()), [600, 300, 60, 5, 30]);
+    assert_eq!(config.runtime_library, config.home.join("runtime").join(default_library()));
+    assert_eq!(config.worker.file_stem().unwrap(), "hearth-worker");
+    assert_eq!(config.worker_environment, []);
+}
+
+/// For each key a value in the file, another in the environment, and how both read.
+fn observed(name: &str, config: &Config) -> String {
+    match name {
+        "host" => config.host.to_string(),
+        "api_key" => config.api_key.as_ref().map_or("", |key| key.expose()).to_owned(),
+        "allowed_hosts" => config.allowed_hosts.join("+"),
+        "allowed_origins" => config.allowed_origins.join("+"),
+        "keep_alive" => config.keep_alive.as_seconds().to_string(),
+        "execution_provider" => config.execution_provider.as_str().to_owned(),
+        "threads" => format!("{:?}", config.threads),
+        "slots" => format!("{:?}", config.slots),
+        "context_length" => format!("{:?}", config.context_length),
+        "max_queue" => config.max_queue.to_string(),
+        "queue_timeout" => config.queue_timeout.as_secs().to_string(),
+        "load_timeout" => config.load_timeout.as_secs().to_string(),
+        "hang_timeout" => config.hang_timeout.as_secs().to_string(),
+        "grace_period" => config.grace_period.as_secs().to_string(),
+        "drain_timeout" => config.drain_timeout.as_secs().to_string(),
+        "max_connections" => config.max_connections.to_string(),
+        "runtime_library" => config.runtime_library.display().to_string(),
+        "worker" => config.worker.display().to_string(),
+        other => panic!("no test observes {other}"),
+    }
+}
+
+#[test]
+fn every_key_is_read_from_the_file_and_overridden_by_its_variable() {
+    let values = |name: &str| match name {
+        "host" => ("\"1.2.3.4:5\"", "1.2.3.4:5", "localhost:6", "localhost:6"),
+        "allowed_hosts" | "allowed_origins" => ("[\"a\", \"b\"]", "a+b", "c, d", "c+d"),
+        "execution_provider" => ("\"cpu\"", "cpu", "cuda", "cuda"),
+        "threads" | "slots" | "context_length" => ("3", "Some(3)", "4", "Some(4)"),
+        "max_queue" | "max_connections" => ("3", "3", "4", "4"),
+        "keep_alive" => ("\"1m\"", "60", "-1", "-1"),
+        "api_key" | "runtime_library" | "worker" => ("\"x\"", "x", "y", "y"),
+        _ => ("\"1m\"", "60", "2m", "120"),
+    };
+    for key in KEYS {
+        let (in_file, from_file, in_variable, from_variable) = values(key.name);
+        let file = format!("{} = {in_file}", key.name);
+        let config = load(&[], Some(&file)).unwrap();
+        assert_eq!(observed(key.name, &config), from_file, "{} in the file", key.name);
+        let variable = keys::variable(key.name);
+        let config = load(&[(&variable, in_variable)], Some(&file)).unwrap();
+        assert_eq!(observed(key.name, &config), from_variable, "{variable}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_key_and_variable() {
+    assert_eq!(
+        message(load(&[("HEARTH_THREADS", "many")], None)),
+        "threads (or HEARTH_THREADS): `many` is no whole number"
+    );
+    assert_eq!(
+        message(load(&[("HEARTH_GRACE_PERIOD", "soon")], None)),
+        "grace_period (or HEARTH_GRACE_PERIOD): `soon` is no duration; write \"90s\", \"5m\" or seconds"
+    );
+    assert!(message(load(&[], Some("keep_alve = \"5m\""))).contains("unknown field `keep_alve`"));
+    assert!(message(load(&[], Some("slots = 0"))).contains("nonzero"));
+    assert!(message(load(&[], Some("= 5"))).contains("hearth.toml"));
+    assert!(message(load(&[("HEARTH_API_KEY", "two words")], None)).starts_with("api_key"));
+    assert!(
+        message(load(&[("HEARTH_CONFIG", "/no/such.toml")], None))
+            .starts_with("can't read /no/such.toml")
+    );
+}
+
+#[test]
+fn a_key_never_shows_itself() {
+    let config = load(&[("HEARTH_API_KEY", "canary")], None).unwrap();
+    assert!(!format!("{config:?}").contains("canary"));
+}
+
+#[test]
+fn workers_see_only_the_variables_that_are_named() {
+    let variables = [("LD_LIBRARY_PATH", "/x"), ("AWS_SECRET_ACCESS_KEY", "canary")];
+    let config = load(&variables, None).unwrap();
+    assert_eq!(config.worker_environment, [("LD_LIBRARY_PATH".into(), "/x".into())]);
+}
+
+#[test]
+fn home_follows_the_platform_when_nothing_is_said() {
+    let with = |pairs: &'static [(&str, &str)]| {
+        home(&move |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+    };
+    if cfg!(target_os = "linux") {
+        assert_eq!(with(&[("HOME", "/h")]).unwrap(), Path::new("/h/.local/share/hearth"));
+        let both = with(&[("HOME", "/h"), ("XDG_DATA_HOME", "/d")]).unwrap();
+        assert_eq!(both, Path::new("/d/hearth"));
+    }
+    assert!(matches!(with(&[]), Err(ConfigError::NoHome)));
+}

@@ -1,0 +1,298 @@
+//! Every failure that a client can see: its status, its words, and its two shapes.
+//!
+//! The only file with status codes of failures. OpenAI's clients read `error.message`, `type`,
+//! `param` and `code`, all four always there; Ollama's read `error` as a text. Both retry on 429
+//! and 5xx unless `x-should-retry` says otherwise, and give up on a `retry-after` above 120 s.
+
+use std::time::Duration;
+
+use hearth_shared::codec::EncodeError;
+use hearth_shared::ids::ModelName;
+use hearth_shared::protocol::RequestFailure;
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::fleet::{Loss, Refusal};
+use crate::metrics::Outcome;
+
+/// Why a request gets no answer, or none to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// A field of the request is wrong.
+    #[error("{message}")]
+    Invalid {
+        /// What is wrong and what would be right.
+        message: String,
+        /// Which field.
+        param: Option<String>,
+    },
+    /// The body is no JSON.
+    #[error("the body is not valid JSON: {0}")]
+    NotJson(serde_json::Error),
+    /// There is no such model.
+    #[error("the model '{name}' does not exist; {hint}")]
+    UnknownModel {
+        /// What was asked for, as it was written.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
+    /// There is no such path.
+    #[error(
+        "there is nothing at {path}; GET /v1/models and POST /v1/chat/completions are good starts"
+    )]
+    NotFound {
+        /// The path asked for.
+        path: String,
+    },
+    /// The path is there for other methods.
+    #[error("{path} takes {allow}, not {method}")]
+    MethodNotAllowed {
+        /// The path asked for.
+        path: String,
+        /// The method used.
+        method: String,
+        /// The methods that it takes, as in an `Allow` header.
+        allow: &'static str,
+    },
+    /// Refused at the door.
+    #[error("{message}")]
+    Guard {
+        /// The status.
+        status: StatusCode,
+        /// What is wrong and what would be right.
+        message: String,
+        /// OpenAI's `code`.
+        code: &'static str,
+    },
+    /// The body is too long.
+    #[error("the body has more than {limit} bytes")]
+    BodyTooLarge {
+        /// The most that is read.
+        limit: usize,
+    },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {} s", .0.as_secs())]
+    BodyTooSlow(Duration),
+    /// The body broke off.
+    #[error("the body can't be read: {0}")]
+    BodyBroken(String),
+    /// The fleet gave no lease.
+    #[error("{model}: {refusal}")]
+    Refused {
+        /// The model.
+        model: ModelName,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The worker refused the request, or failed in the middle of it.
+    #[error("{}", describe(.0))]
+    Worker(RequestFailure),
+    /// The worker is lost, or the client too slow for it.
+    #[error("{0}")]
+    Lost(Loss),
+    /// The request does not fit into a frame.
+    #[error("the request is too large: {0}")]
+    TooLarge(#[from] EncodeError),
+}
+
+fn describe(failure: &RequestFailure) -> String {
+    match failure {
+        RequestFailure::ContextOverflow { prompt_tokens, context_length } => format!(
+            "the prompt has {prompt_tokens} tokens, but this model's context takes \
+             {context_length}, answer included; shorten the messages"
+        ),
+        RequestFailure::Template { message } => {
+            format!("the model's chat template refused the messages: {message}")
+        }
+        RequestFailure::NoTemplate => "the model has no chat template, so it can't chat".to_owned(),
+        RequestFailure::Invalid { message } => message.clone(),
+        // What the engine says can name paths and pointers; it is in the log.
+        RequestFailure::Engine { .. } => {
+            "the model failed on this request; the server's log says how".to_owned()
+        }
+    }
+}
+
+impl ApiError {
+    /// A field that is wrong.
+    #[must_use]
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into(), param: Some(param.into()) }
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid { .. } | Self::NotJson(_) | Self::BodyBroken(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::UnknownModel { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Guard { status, .. } => *status,
+            Self::BodyTooLarge { .. } | Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Refused { refusal, .. } => match refusal {
+                Refusal::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+                Refusal::WaitedTooLong { .. } => StatusCode::GATEWAY_TIMEOUT,
+                Refusal::LoadFailed(_) => StatusCode::BAD_GATEWAY,
+                Refusal::BackingOff { .. } | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            },
+            Self::Worker(failure) => match failure {
+                RequestFailure::ContextOverflow { .. }
+                | RequestFailure::Template { .. }
+                | RequestFailure::NoTemplate
+                | RequestFailure::Invalid { .. } => StatusCode::BAD_REQUEST,
+                RequestFailure::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::Lost(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// OpenAI's `code`.
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Invalid { .. } | Self::BodyBroken(_) => None,
+            Self::NotJson(_) => Some("invalid_json"),
+            Self::UnknownModel { .. } => Some("model_not_found"),
+            Self::NotFound { .. } => Some("not_found"),
+            Self::MethodNotAllowed { .. } => Some("method_not_allowed"),
+            Self::Guard { code, .. } => Some(code),
+            Self::BodyTooLarge { .. } | Self::TooLarge(_) => Some("request_too_large"),
+            Self::BodyTooSlow(_) => Some("request_timeout"),
+            Self::Refused { refusal, .. } => Some(match refusal {
+                Refusal::QueueFull { .. } => "queue_full",
+                Refusal::WaitedTooLong { .. } => "queue_timeout",
+                Refusal::LoadFailed(_) => "model_load_failed",
+                Refusal::BackingOff { .. } => "model_backing_off",
+                Refusal::Draining => "shutting_down",
+            }),
+            Self::Worker(failure) => match failure {
+                RequestFailure::ContextOverflow { .. } => Some("context_length_exceeded"),
+                RequestFailure::Template { .. } => Some("chat_template_error"),
+                RequestFailure::NoTemplate => Some("no_chat_template"),
+                RequestFailure::Invalid { .. } => None,
+                RequestFailure::Engine { .. } => Some("engine_error"),
+            },
+            Self::Lost(Loss::WorkerGone) => Some("worker_exited"),
+            Self::Lost(Loss::TooSlow) => Some("client_too_slow"),
+        }
+    }
+
+    /// OpenAI's `type`, which follows the status.
+    fn kind(&self) -> &'static str {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+
+    /// OpenAI's `param`.
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Invalid { param, .. } => param.as_deref(),
+            Self::UnknownModel { .. } => Some("model"),
+            Self::Worker(
+                RequestFailure::ContextOverflow { .. } | RequestFailure::Template { .. },
+            ) => Some("messages"),
+            _ => None,
+        }
+    }
+
+    /// When another try is worth it; `None` says nothing.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { refusal, .. } => match refusal {
+                Refusal::QueueFull { retry_after, .. }
+                | Refusal::BackingOff { retry_after, .. } => Some(*retry_after),
+                Refusal::Draining => Some(Duration::from_secs(1)),
+                Refusal::WaitedTooLong { .. } | Refusal::LoadFailed(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether clients should retry by themselves; `None` leaves it to them.
+    #[must_use]
+    pub fn should_retry(&self) -> Option<bool> {
+        match self {
+            Self::Refused { refusal: Refusal::LoadFailed(failure), .. } => Some(!failure.repeats()),
+            _ => None,
+        }
+    }
+
+    /// How the request counts.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Refused { .. } => Outcome::Refused,
+            Self::Worker(RequestFailure::Engine { .. }) | Self::Lost(Loss::WorkerGone) => {
+                Outcome::Failed
+            }
+            Self::Lost(Loss::TooSlow) => Outcome::Cancelled,
+            _ => Outcome::Invalid,
+        }
+    }
+
+    /// The body on `/v1`, also what a stream that fails in the middle ends with.
+    #[must_use]
+    pub fn openai_body(&self) -> Value {
+        json!({ "error": {
+            "message": self.to_string(),
+            "type": self.kind(),
+            "param": self.param(),
+            "code": self.code(),
+        }})
+    }
+
+    /// The body on `/api`.
+    #[must_use]
+    pub fn ollama_body(&self) -> Value {
+        json!({ "error": self.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_a_rate_limit_with_all_four_keys() {
+        let refusal = Refusal::QueueFull { waiting: 3, retry_after: Duration::from_secs(7) };
+        let error = ApiError::Refused { model: "m".parse().unwrap(), refusal };
+        assert_eq!(error.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+        assert_eq!(
+            error.openai_body(),
+            json!({ "error": {
+                "message": "m: 3 requests are waiting for this model already",
+                "type": "rate_limit_error",
+                "param": null,
+                "code": "queue_full",
+            }})
+        );
+    }
+
+    #[test]
+    fn what_an_engine_says_stays_inside() {
+        let failure = RequestFailure::Engine { message: "canary at 0x1234".to_owned() };
+        let error = ApiError::Worker(failure);
+        assert_eq!(error.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!error.openai_body().to_string().contains("canary"));
+    }
+
+    #[test]
+    fn the_counts_of_an_overflow_are_told() {
+        let failure = RequestFailure::ContextOverflow { prompt_tokens: 900, context_length: 512 };
+        let body = ApiError::Worker(failure).openai_body();
+        assert_eq!(body["error"]["code"], "context_length_exceeded");
+        assert_eq!(body["error"]["param"], "messages");
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.contains("900") && message.contains("512"), "{message}");
+    }
+}

@@ -1,0 +1,137 @@
+//! Worker processes: spawn, signal, reap, measure. The only user of process APIs in the gateway.
+//!
+//! `life.rs` is the only caller, and acts on the scheduler's orders alone. Two ways lead to the
+//! same [`Child`]: `unix.rs`, with one thread that spawns and whole process groups that are
+//! signalled; and `portable.rs`, which Windows takes, with tokio's own processes. Both are tested
+//! on Linux.
+
+mod log;
+#[cfg(any(not(unix), test))]
+mod portable;
+#[cfg(unix)]
+mod unix;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use tokio::sync::oneshot;
+
+use super::worker::ProcessExit;
+
+#[cfg(not(unix))]
+pub(super) use self::portable::Spawner;
+#[cfg(unix)]
+pub(super) use self::unix::Spawner;
+
+/// What to start. The environment is all that the worker gets.
+#[derive(Debug, Clone)]
+pub(super) struct Launch {
+    /// The worker's program.
+    pub(super) program: PathBuf,
+    /// Its arguments, without the program's name.
+    pub(super) arguments: Vec<OsString>,
+    /// Its whole environment.
+    pub(super) environment: Vec<(OsString, OsString)>,
+    /// How its lines are marked in the gateway's log.
+    pub(super) label: String,
+}
+
+/// A process that was started and is not known to be gone.
+#[derive(Debug)]
+pub(super) struct Child {
+    pid: u32,
+    signals: Signals,
+    exit: oneshot::Receiver<ProcessExit>,
+}
+
+#[derive(Debug)]
+enum Signals {
+    #[cfg(unix)]
+    Group(unix::Group),
+    #[cfg(any(not(unix), test))]
+    Handle(portable::Handle),
+}
+
+impl Child {
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Asks it to end. Where there are no signals, closing its link has to do.
+    pub(super) fn terminate(&self) {
+        match &self.signals {
+            #[cfg(unix)]
+            Signals::Group(group) => group.terminate(),
+            #[cfg(any(not(unix), test))]
+            Signals::Handle(_) => {}
+        }
+    }
+
+    /// Ends it, and on Unix whatever it forked. Does nothing once it is gone.
+    pub(super) fn kill(&self) {
+        match &self.signals {
+            #[cfg(unix)]
+            Signals::Group(group) => group.kill(),
+            #[cfg(any(not(unix), test))]
+            Signals::Handle(handle) => handle.kill(),
+        }
+    }
+
+    /// Waits until it is gone and reaped.
+    ///
+    /// # Cancel safety
+    /// Safe: the exit is kept until somebody takes it. Call it no more after it returned.
+    pub(super) async fn exited(&mut self) -> ProcessExit {
+        (&mut self.exit).await.unwrap_or(ProcessExit::Unknown)
+    }
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SpawnError {
+    /// The program is not there.
+    #[error("{program} does not exist; run `scripts/setup`, or set HEARTH_WORKER to the program")]
+    NoProgram {
+        /// Where it was looked for.
+        program: PathBuf,
+    },
+    /// The system refused.
+    #[error("can't start {program}")]
+    System {
+        /// The program.
+        program: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that spawns has ended, which it never does.
+    #[error("the spawning thread is gone")]
+    NoSpawner,
+}
+
+impl SpawnError {
+    fn new(program: PathBuf, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::NotFound {
+            Self::NoProgram { program }
+        } else {
+            Self::System { program, source }
+        }
+    }
+}
+
+/// The memory of process `pid` that is in RAM, in bytes; `None` where nobody tells.
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    return unix::resident_bytes(pid);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = pid;
+        None
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests;

@@ -1,0 +1,325 @@
+//! One worker process from spawn to reap: the task that owns its socket, its child and its link.
+//!
+//! `fleet.rs` starts one life per `Effect::Spawn` and gives it the scheduler's orders; it answers
+//! with events. It decides nothing: it does not know keep_alive, queues or other models.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_shared::endpoint;
+use hearth_shared::ids::ModelName;
+use hearth_shared::protocol::{
+    FromWorker, LINK_TOKEN_VARIABLE, LinkToken, LoadSpec, ModelCard, ToWorker,
+};
+use interprocess::local_socket::tokio::Listener;
+use tokio::sync::{OnceCell, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::child::{Child, Launch, Spawner};
+use super::link::{self, Expected, Inbox, InboxError, Link, Socket};
+use super::scheduler::{Event, WorkerNews};
+use super::worker::{ProcessExit, WorkerFailure, WorkerId};
+
+/// How often a worker with requests is asked whether it gets anything done.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// Progress is reported at most this often.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long what a dead worker had sent may take to be read, and how long a worker that closed
+/// its link may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What the scheduler wants of a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Terminate,
+    Kill,
+}
+
+/// Scheduler's orders to one worker: at most one of each kind.
+pub(super) const ORDERS_MAX: usize = 4;
+
+/// What a life tells the fleet.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// For the scheduler.
+    Event(Event),
+    /// The process exists.
+    Spawned { worker: WorkerId, pid: u32 },
+    /// The model is loaded. Goes before the scheduler's own `Ready`.
+    Loaded { worker: WorkerId, link: Link, card: Box<ModelCard> },
+}
+
+/// Everything one life needs.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) worker: WorkerId,
+    pub(super) model: ModelName,
+    /// The directory for its socket.
+    pub(super) run_dir: PathBuf,
+    pub(super) program: PathBuf,
+    pub(super) environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+    pub(super) spec: LoadSpec,
+    pub(super) spawner: Spawner,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) orders: mpsc::Receiver<Order>,
+}
+
+impl Life {
+    /// Lives it. The last report is always that the process is gone.
+    pub(super) async fn live(mut self) {
+        let link = OnceCell::new();
+        let exit = match self.begin().await {
+            Ok((listener, child, token)) => self.run(listener, child, token, &link).await,
+            Err(failure) => {
+                self.report_failure(failure).await;
+                ProcessExit::Unknown
+            }
+        };
+        self.report(WorkerNews::Exited(exit)).await;
+        // Only now, with the exit on its way, may requests learn that they lost their worker:
+        // one that tries again at once must not be sent to this one a second time.
+        if let Some(link) = link.get() {
+            link.close();
+        }
+    }
+
+    async fn begin(&self) -> Result<(Listener, Child, LinkToken), WorkerFailure> {
+        let spawn_failed = |reason: String| WorkerFailure::Spawn(reason);
+        let socket = self.run_dir.join(format!("worker-{}.sock", self.worker));
+        let listener = endpoint::bind(&socket)
+            .map_err(|error| spawn_failed(format!("can't bind {}: {error}", socket.display())))?;
+        let token = new_token().map_err(|error| spawn_failed(error.to_string()))?;
+        let mut environment = self.environment.clone();
+        environment.push((LINK_TOKEN_VARIABLE.into(), token.to_hex().into()));
+        let launch = Launch {
+            program: self.program.clone(),
+            arguments: vec![
+                "--socket".into(),
+                socket.into(),
+                "--gateway-pid".into(),
+                std::process::id().to_string().into(),
+            ],
+            environment,
+            label: format!("{}#{}", self.model, self.worker),
+        };
+        let child = self.spawner.spawn(launch).await.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|source| format!(": {source}"));
+            spawn_failed(format!("{error}{}", cause.unwrap_or_default()))
+        })?;
+        Ok((listener, child, token))
+    }
+
+    async fn run(
+        &mut self,
+        listener: Listener,
+        mut child: Child,
+        token: LinkToken,
+        link: &OnceCell<Link>,
+    ) -> ProcessExit {
+        let pid = child.pid();
+        self.send(Report::Spawned { worker: self.worker, pid }).await;
+        let talk = Talk {
+            worker: self.worker,
+            model: &self.model,
+            spec: self.spec.clone(),
+            reports: &self.reports,
+            link,
+        };
+        let mut talking = pin!(talk.talk(listener, Expected { pid, token }));
+        let mut talked = false;
+        let exit = loop {
+            tokio::select! {
+                exit = child.exited() => break exit,
+                // Nobody left to give orders means that the gateway is ending.
+                order = self.orders.recv() => match order {
+                    Some(Order::Terminate) => {
+                        if let Some(link) = link.get() {
+                            link.post(&ToWorker::Shutdown);
+                        }
+                        child.terminate();
+                    }
+                    Some(Order::Kill) | None => {
+                        child.kill();
+                        break child.exited().await;
+                    }
+                },
+                end = &mut talking, if !talked => {
+                    talked = true;
+                    if let Some(exit) = self.after_the_talk(end, &mut child).await {
+                        break exit;
+                    }
+                }
+            }
+        };
+        // What it said before it died still counts: above all, why it can't load its model.
+        if !talked && let Ok(Err(failure)) = tokio::time::timeout(LAST_WORDS, talking).await {
+            self.report_failure(failure).await;
+        }
+        exit
+    }
+
+    /// The link has ended. A worker that is ending is given the time to do so, so that how it
+    /// ended is known; one that only broke its link is reported.
+    async fn after_the_talk(
+        &self,
+        end: Result<(), WorkerFailure>,
+        child: &mut Child,
+    ) -> Option<ProcessExit> {
+        let failure = match end {
+            Err(failure) => failure,
+            Ok(()) => match tokio::time::timeout(LAST_WORDS, child.exited()).await {
+                Ok(exit) => return Some(exit),
+                Err(_still_there) => {
+                    WorkerFailure::Protocol("it closed its link and goes on".to_owned())
+                }
+            },
+        };
+        self.report_failure(failure).await;
+        None
+    }
+
+    async fn report_failure(&self, failure: WorkerFailure) {
+        self.report(WorkerNews::Failed(failure)).await;
+    }
+
+    async fn report(&self, news: WorkerNews) {
+        let (model, worker) = (self.model.clone(), self.worker);
+        self.send(Report::Event(Event::Worker { model, worker, news })).await;
+    }
+
+    async fn send(&self, report: Report) {
+        if self.reports.send(report).await.is_err() {
+            tracing::debug!(worker = %self.worker, "nobody listens any more: the gateway is ending");
+        }
+    }
+}
+
+fn new_token() -> Result<LinkToken, getrandom::Error> {
+    let mut token = [0; 16];
+    getrandom::fill(&mut token)?;
+    Ok(LinkToken(token))
+}
+
+/// The conversation over the link: handshake, load, then replies until the end.
+struct Talk<'a> {
+    worker: WorkerId,
+    model: &'a ModelName,
+    spec: LoadSpec,
+    reports: &'a mpsc::Sender<Report>,
+    link: &'a OnceCell<Link>,
+}
+
+impl Talk<'_> {
+    async fn talk(self, listener: Listener, expected: Expected) -> Result<(), WorkerFailure> {
+        let (socket, inbox) = match link::accept(&listener, expected).await {
+            Ok(halves) => halves,
+            // It ended in the middle of the handshake; its exit code says more.
+            Err(InboxError::NoHello("nothing")) => return Ok(()),
+            Err(error) => return Err(broken(&error)),
+        };
+        // The socket's file has done its work.
+        drop(listener);
+        self.converse(socket, inbox).await
+    }
+
+    async fn converse(self, socket: Arc<Socket>, mut inbox: Inbox) -> Result<(), WorkerFailure> {
+        let (link, writing) = Link::new(socket);
+        let mut writing = pin!(writing);
+        let mut written = false;
+        let link = self.link.get_or_init(|| async { link }).await;
+        link.post(&ToWorker::Load(self.spec.clone()));
+        let mut ping = tokio::time::interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = Watch { pings: 0, progress: 0, reported: Instant::now() };
+        loop {
+            tokio::select! {
+                message = inbox.next() => match message {
+                    Ok(Some(message)) => self.hear(message, link, &mut watch).await?,
+                    Ok(None) => return Ok(()),
+                    // A process that dies resets its socket: its exit says more.
+                    Err(InboxError::Io(_)) => return Ok(()),
+                    Err(error) => return Err(broken(&error)),
+                },
+                () = &mut writing, if !written => written = true,
+                _tick = ping.tick() => if link.is_in_use() {
+                    watch.pings += 1;
+                    link.post(&ToWorker::Ping { nonce: watch.pings });
+                },
+            }
+        }
+    }
+
+    async fn hear(
+        &self,
+        message: FromWorker,
+        link: &Link,
+        watch: &mut Watch,
+    ) -> Result<(), WorkerFailure> {
+        match message {
+            FromWorker::Step(step) => {
+                link.deliver_step(step).map_err(|error| broken(&error))?;
+                self.note_progress(watch).await;
+            }
+            FromWorker::Failed { id, reason } => {
+                link.deliver_failure(id, reason).map_err(|error| broken(&error))?;
+                self.note_progress(watch).await;
+            }
+            FromWorker::Pong { progress, .. } => {
+                if progress != watch.progress {
+                    watch.progress = progress;
+                    self.note_progress(watch).await;
+                }
+            }
+            FromWorker::LoadProgress { stage, fraction } => {
+                self.report(WorkerNews::LoadProgress { stage, fraction }).await;
+            }
+            FromWorker::Ready(card) => {
+                let slots = usize::try_from(card.slots).unwrap_or(usize::MAX);
+                let link = link.clone();
+                let worker = self.worker;
+                self.send(Report::Loaded { worker, link, card: Box::new(card) }).await;
+                self.report(WorkerNews::Ready { slots }).await;
+            }
+            FromWorker::LoadFailed(failure) => {
+                let failure = WorkerFailure::Load(failure);
+                self.report(WorkerNews::Failed(failure)).await;
+            }
+            FromWorker::Hello { .. } => {
+                return Err(WorkerFailure::Protocol("it said hello twice".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_progress(&self, watch: &mut Watch) {
+        let now = Instant::now();
+        if now.duration_since(watch.reported) >= REPORT_EVERY {
+            watch.reported = now;
+            self.report(WorkerNews::Progress).await;
+        }
+    }
+
+    async fn report(&self, news: WorkerNews) {
+        let (model, worker) = (self.model.clone(), self.worker);
+        self.send(Report::Event(Event::Worker { model, worker, news })).await;
+    }
+
+    async fn send(&self, report: Report) {
+        if self.reports.send(report).await.is_err() {
+            tracing::debug!(worker = %self.worker, "nobody listens any more: the gateway is ending");
+        }
+    }
+}
+
+fn broken(error: &dyn std::error::Error) -> WorkerFailure {
+    WorkerFailure::Protocol(error.to_string())
+}
+
+/// What one conversation remembers between messages.
+struct Watch {
+    pings: u64,
+    progress: u64,
+    reported: Instant,
+}

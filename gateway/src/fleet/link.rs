@@ -1,0 +1,246 @@
+//! The gateway's end of one worker's socket: handshake, requests out, replies back to whom they
+//! belong.
+//!
+//! `life.rs` opens it and reads from it; a lease sends through it. The worker is not trusted: a
+//! frame that no worker may send, or a request id that was never issued, ends it. It never decides
+//! about a worker's life; it only reports.
+
+mod handshake;
+mod replies;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hearth_shared::codec::{self, EncodeError};
+use hearth_shared::ids::RequestId;
+use hearth_shared::protocol::{Generate, News, Prompt, RequestFailure, Sampling, ToWorker};
+use interprocess::local_socket::tokio::{Listener, Stream};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+pub(super) use self::handshake::{Inbox, InboxError, accept};
+pub use self::replies::{Loss, Replies, Reply};
+use super::place::Place;
+
+/// Frames that wait for the socket. Each request in flight owns one place for its cancellation,
+/// so this also bounds how many requests a link takes.
+const OUTBOX_FRAMES_MAX: usize = 512;
+
+/// How many replies one request may be behind its worker before it is given up. A completion of
+/// this many tokens fits in whole.
+const REPLIES_MAX: usize = 4096;
+
+/// A link that is up. Clones are handles on the same link.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    outbox: mpsc::Sender<Vec<u8>>,
+    table: Arc<Table>,
+}
+
+/// A request to a language model, before it has an id.
+#[derive(Debug, Clone)]
+pub struct GenerateBody {
+    /// What the model continues.
+    pub prompt: Prompt,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// The most tokens to generate.
+    pub max_tokens: Option<u32>,
+}
+
+/// Why a request could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The worker is gone.
+    #[error("the worker ended before it got the request")]
+    Lost,
+    /// The request does not fit into a frame.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+/// A worker sent what no worker may send.
+#[derive(Debug, thiserror::Error)]
+#[error("it spoke of request {0}, which it was never given")]
+pub(super) struct UnknownRequest(RequestId);
+
+#[derive(Debug, Default)]
+struct Table {
+    inner: Mutex<TableInner>,
+}
+
+#[derive(Debug, Default)]
+struct TableInner {
+    issued: u64,
+    closed: bool,
+    routes: HashMap<RequestId, Route>,
+}
+
+/// Where a request's replies go. Its place in the fleet ends with it.
+#[derive(Debug)]
+struct Route {
+    replies: mpsc::Sender<Reply>,
+    loss: Arc<std::sync::OnceLock<Loss>>,
+    /// Dropped with the route: that is how the scheduler hears that the lease is over.
+    _place: Place,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, TableInner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a route out; its place is given back when the caller drops it, not under the lock.
+    fn remove(&self, id: RequestId) -> Option<Route> {
+        self.lock().routes.remove(&id)
+    }
+}
+
+impl Link {
+    /// A link over a socket that has shaken hands. The future writes until the link is dropped or the
+    /// worker is gone, and has to be polled.
+    pub(super) fn new(socket: Arc<Socket>) -> (Self, impl Future<Output = ()> + Send) {
+        let (outbox, frames) = mpsc::channel(OUTBOX_FRAMES_MAX);
+        (Self { outbox, table: Arc::default() }, write(frames, socket))
+    }
+
+    /// Sends a request. Its replies come back until one of them is the last.
+    ///
+    /// # Errors
+    /// [`SendError`]; the place is given back.
+    ///
+    /// # Cancel safety
+    /// Safe: a request that was not sent leaves nothing behind, one that was is cancelled.
+    pub(super) async fn generate(
+        &self,
+        body: GenerateBody,
+        place: Place,
+    ) -> Result<Replies, SendError> {
+        let Ok(cancel) = self.outbox.clone().reserve_owned().await else {
+            return Err(SendError::Lost);
+        };
+        let (replies, receiver) = mpsc::channel(REPLIES_MAX);
+        let loss = Arc::default();
+        let id = {
+            let mut table = self.table.lock();
+            if table.closed {
+                return Err(SendError::Lost);
+            }
+            table.issued += 1;
+            RequestId(table.issued)
+        };
+        let GenerateBody { prompt, sampling, stop, max_tokens } = body;
+        let frame = codec::encode(&ToWorker::Generate(Generate {
+            id,
+            prompt,
+            sampling,
+            stop,
+            max_tokens,
+        }))?;
+        let Ok(send) = self.outbox.reserve().await else {
+            return Err(SendError::Lost);
+        };
+        let route = Route { replies, loss: Arc::clone(&loss), _place: place };
+        let refused = {
+            let mut table = self.table.lock();
+            if table.closed { Some(route) } else { table.routes.insert(id, route) }
+        };
+        if refused.is_some() {
+            return Err(SendError::Lost);
+        }
+        send.send(frame);
+        Ok(Replies::new(id, receiver, loss, Arc::clone(&self.table), cancel))
+    }
+
+    /// Whether any request waits for replies.
+    pub(super) fn is_in_use(&self) -> bool {
+        !self.table.lock().routes.is_empty()
+    }
+
+    /// Sends a frame that nobody waits for; one too many is dropped.
+    pub(super) fn post(&self, message: &ToWorker) {
+        match codec::encode(message) {
+            // A full outbox means that the worker does not read: the watchdog will see to it.
+            Ok(frame) => drop(self.outbox.try_send(frame)),
+            Err(error) => tracing::error!(%error, "a message of our own can't be encoded"),
+        }
+    }
+
+    /// Hands out one step's news.
+    ///
+    /// # Errors
+    /// [`UnknownRequest`] if the worker made a request up; news before it were handed out.
+    pub(super) fn deliver_step(&self, step: Vec<News>) -> Result<(), UnknownRequest> {
+        for news in step {
+            let last = news.finish.is_some();
+            self.deliver(news.id, Reply::News(news), last)?;
+        }
+        Ok(())
+    }
+
+    /// Hands out a request's failure.
+    ///
+    /// # Errors
+    /// [`UnknownRequest`] if the worker made the request up.
+    pub(super) fn deliver_failure(
+        &self,
+        id: RequestId,
+        reason: RequestFailure,
+    ) -> Result<(), UnknownRequest> {
+        self.deliver(id, Reply::Failed(reason), true)
+    }
+
+    fn deliver(&self, id: RequestId, reply: Reply, last: bool) -> Result<(), UnknownRequest> {
+        let mut table = self.table.lock();
+        let Some(route) = table.routes.get(&id) else {
+            // It may have been cancelled while this was on its way.
+            return if id.0 <= table.issued { Ok(()) } else { Err(UnknownRequest(id)) };
+        };
+        let overrun =
+            matches!(route.replies.try_send(reply), Err(mpsc::error::TrySendError::Full(_)));
+        let ended = if last || overrun { table.routes.remove(&id) } else { None };
+        drop(table);
+        if overrun && let Some(route) = &ended {
+            // The first reason stands, and there is none yet.
+            let _ = route.loss.set(Loss::TooSlow);
+            self.post(&ToWorker::Cancel { id });
+        }
+        Ok(())
+    }
+
+    /// Ends every request: the worker is gone, and the scheduler has been told so before.
+    pub(super) fn close(&self) {
+        let routes = {
+            let mut table = self.table.lock();
+            table.closed = true;
+            std::mem::take(&mut table.routes)
+        };
+        for route in routes.values() {
+            // Only an overrun sets another reason, and it takes its route out.
+            let _ = route.loss.set(Loss::WorkerGone);
+        }
+    }
+}
+
+async fn write(mut frames: mpsc::Receiver<Vec<u8>>, socket: Arc<Socket>) {
+    while let Some(frame) = frames.recv().await {
+        if let Err(error) = (&*socket).write_all(&frame).await {
+            // The reader meets the end of the same socket and reports it.
+            tracing::debug!(%error, "a worker's link can't be written to");
+            return;
+        }
+    }
+}
+
+/// What `accept` needs to know the worker by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    pub(super) pid: u32,
+    pub(super) token: hearth_shared::protocol::LinkToken,
+}
+
+/// The types of the socket, named once.
+pub(super) type Socket = Stream;
+type SocketListener = Listener;

@@ -1,0 +1,83 @@
+//! One request's replies, and its cancellation when nobody wants them any more.
+
+use std::sync::{Arc, OnceLock};
+
+use hearth_shared::codec;
+use hearth_shared::ids::RequestId;
+use hearth_shared::protocol::{News, RequestFailure, ToWorker};
+use tokio::sync::mpsc;
+
+use super::Table;
+
+/// What comes back for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// More of the answer; the last one has its `finish` set.
+    News(News),
+    /// The worker refuses, or failed in the middle. Always the last.
+    Failed(RequestFailure),
+}
+
+/// Why the replies ended before the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// The worker ended.
+    #[error("the worker ended in the middle of the request")]
+    WorkerGone,
+    /// The client read so slowly that its replies piled up.
+    #[error("the client fell too far behind")]
+    TooSlow,
+}
+
+/// The replies to one request, in order.
+///
+/// Dropping it before the last one cancels the request in the worker, and ends the lease.
+#[derive(Debug)]
+pub struct Replies {
+    id: RequestId,
+    receiver: mpsc::Receiver<Reply>,
+    loss: Arc<OnceLock<Loss>>,
+    table: Arc<Table>,
+    /// A place in the outbox that is ours, so that cancelling never has to wait.
+    cancel: Option<mpsc::OwnedPermit<Vec<u8>>>,
+}
+
+impl Replies {
+    pub(super) fn new(
+        id: RequestId,
+        receiver: mpsc::Receiver<Reply>,
+        loss: Arc<OnceLock<Loss>>,
+        table: Arc<Table>,
+        cancel: mpsc::OwnedPermit<Vec<u8>>,
+    ) -> Self {
+        Self { id, receiver, loss, table, cancel: Some(cancel) }
+    }
+
+    /// The next reply. After the last one there is none to ask for.
+    ///
+    /// # Errors
+    /// [`Loss`] if there will be no more; what came before is all there is.
+    ///
+    /// # Cancel safety
+    /// Safe: a reply is either returned or still there.
+    pub async fn next(&mut self) -> Result<Reply, Loss> {
+        match self.receiver.recv().await {
+            Some(reply) => Ok(reply),
+            None => Err(self.loss.get().copied().unwrap_or(Loss::WorkerGone)),
+        }
+    }
+}
+
+impl Drop for Replies {
+    fn drop(&mut self) {
+        // A route that is gone has had its last reply: there is nothing to cancel.
+        let Some(route) = self.table.remove(self.id) else {
+            return;
+        };
+        let frame = codec::encode(&ToWorker::Cancel { id: self.id });
+        if let (Some(permit), Ok(frame)) = (self.cancel.take(), frame) {
+            permit.send(frame);
+        }
+        drop(route);
+    }
+}

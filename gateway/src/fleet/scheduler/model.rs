@@ -1,0 +1,474 @@
+//! One model's worker, queue and history: the transitions of `WorkerState`.
+//!
+//! Called by `Scheduler::handle` alone. Every path ends in `settle` or `start_if_wanted`, which
+//! decide what the state is once a worker and its queue have been looked at together; no other
+//! place grants a lease, makes a worker idle or spawns one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearth_shared::ids::ModelName;
+use hearth_shared::protocol::LoadStage;
+use tokio::time::Instant;
+
+use super::queue::{Queue, ServiceTime};
+use super::{Effect, Refusal, Step, UnloadMode, WorkerNews};
+use crate::fleet::worker::{
+    ProcessExit, ReadyWorker, Retry, StopReason, TicketId, WorkerFailure, WorkerId, WorkerState,
+};
+use crate::keep_alive::KeepAlive;
+
+/// A worker that was ready for this long has shown that it can live: the count of failures in a
+/// row starts anew.
+const HEALTHY_AFTER: Duration = Duration::from_secs(5 * 60);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Model {
+    name: ModelName,
+    state: Option<WorkerState>,
+    pub(super) queue: Queue,
+    pub(super) service: ServiceTime,
+    /// What requests asked for since this worker's start; `None` follows the rules.
+    pub(super) keep_alive: Option<KeepAlive>,
+    fingerprint: String,
+    failures_in_a_row: u32,
+    pub(super) last_failure: Option<WorkerFailure>,
+    /// How many workers took the place of one that failed.
+    pub(super) restarts: u64,
+}
+
+impl Model {
+    pub(super) fn new(name: ModelName) -> Self {
+        Self {
+            name,
+            state: None,
+            queue: Queue::default(),
+            service: ServiceTime::default(),
+            keep_alive: None,
+            fingerprint: String::new(),
+            failures_in_a_row: 0,
+            last_failure: None,
+            restarts: 0,
+        }
+    }
+
+    pub(super) fn name(&self) -> &ModelName {
+        &self.name
+    }
+
+    pub(super) fn state(&self) -> Option<&WorkerState> {
+        self.state.as_ref()
+    }
+
+    // === Requests ===
+
+    pub(super) fn acquire(
+        &mut self,
+        ticket: TicketId,
+        keep_alive: Option<KeepAlive>,
+        fingerprint: String,
+        step: &mut Step<'_>,
+    ) {
+        if step.draining {
+            return step.refuse(ticket, Refusal::Draining);
+        }
+        self.forgive(&fingerprint, step.now);
+        if let Some(refusal) = self.refusal_while_failed(step.now) {
+            return step.refuse(ticket, refusal);
+        }
+        let waiting = self.queue.len();
+        if waiting >= step.rules.queue_max && !self.has_free_slot() {
+            let retry_after = self.service.wait_at(waiting, self.slots());
+            return step.refuse(ticket, Refusal::QueueFull { waiting, retry_after });
+        }
+        self.fingerprint = fingerprint;
+        if self.queue.is_empty() && matches!(self.state, Some(WorkerState::Stopping { .. })) {
+            // What was asked of the worker that is leaving does not bind the next one.
+            self.keep_alive = None;
+        }
+        self.keep_alive = keep_alive.or(self.keep_alive);
+        self.queue.push(ticket, step.now);
+        self.serve_queue(step);
+    }
+
+    pub(super) fn leave(&mut self, ticket: TicketId, step: &mut Step<'_>) {
+        if self.queue.remove(ticket) {
+            return;
+        }
+        // A ticket that is not among the leases belonged to a worker that is gone.
+        if let Some(WorkerState::Busy { worker, mut leases, stalls_at }) = self.state.take_if(
+            |state| matches!(state, WorkerState::Busy { leases, .. } if leases.contains_key(&ticket)),
+        ) {
+            if let Some(since) = leases.remove(&ticket) {
+                self.service.record(step.now - since);
+            }
+            self.settle(worker, leases, stalls_at, step);
+        }
+    }
+
+    pub(super) fn unload(&mut self, mode: UnloadMode, step: &mut Step<'_>) {
+        match (&self.state, mode) {
+            (Some(WorkerState::Idle { worker, .. }), _) => {
+                let worker = worker.id;
+                self.stop(worker, StopReason::Unloaded, step);
+            }
+            (
+                Some(WorkerState::Starting { .. } | WorkerState::Busy { .. }),
+                UnloadMode::WhenIdle,
+            ) => {
+                self.keep_alive = Some(KeepAlive::For(Duration::ZERO));
+            }
+            (
+                Some(WorkerState::Starting { worker, .. })
+                | Some(WorkerState::Busy { worker: ReadyWorker { id: worker, .. }, .. }),
+                UnloadMode::Force,
+            ) => {
+                let worker = *worker;
+                self.stop(worker, StopReason::Unloaded, step);
+            }
+            (None | Some(WorkerState::Stopping { .. } | WorkerState::Failed { .. }), _) => {}
+        }
+    }
+
+    pub(super) fn drain(&mut self, until: Instant, step: &mut Step<'_>) {
+        for ticket in self.queue.take_all() {
+            step.refuse(ticket, Refusal::Draining);
+        }
+        let worker = match &self.state {
+            Some(WorkerState::Starting { worker, .. }) => *worker,
+            Some(WorkerState::Idle { worker, .. }) => worker.id,
+            Some(WorkerState::Busy { worker, .. }) if until <= step.now => worker.id,
+            Some(
+                WorkerState::Busy { .. }
+                | WorkerState::Stopping { .. }
+                | WorkerState::Failed { .. },
+            )
+            | None => return,
+        };
+        self.stop(worker, StopReason::Drained, step);
+    }
+
+    // === News of the worker ===
+
+    pub(super) fn hear(&mut self, news: WorkerNews, step: &mut Step<'_>) {
+        match news {
+            WorkerNews::LoadProgress { stage, fraction } => {
+                self.load_progress(stage, fraction, step);
+            }
+            WorkerNews::Ready { slots } => self.ready(slots, step),
+            WorkerNews::Progress => self.progress(step),
+            WorkerNews::Failed(failure) => self.failed(failure, step),
+            WorkerNews::Exited(exit) => self.exited(exit, step),
+        }
+    }
+
+    fn load_progress(&mut self, stage: LoadStage, fraction: f32, step: &Step<'_>) {
+        if let Some(WorkerState::Starting { stalls_at, progress, .. }) = &mut self.state {
+            *progress = Some((stage, fraction.clamp(0.0, 1.0)));
+            *stalls_at = step.now + step.rules.load_stall_timeout;
+        }
+    }
+
+    fn progress(&mut self, step: &Step<'_>) {
+        if let Some(WorkerState::Busy { stalls_at, .. }) = &mut self.state {
+            *stalls_at = step.now + step.rules.hang_timeout;
+        }
+    }
+
+    fn ready(&mut self, slots: usize, step: &mut Step<'_>) {
+        if let Some(WorkerState::Starting { worker, .. }) = self.state {
+            let worker = ReadyWorker { id: worker, slots: slots.max(1), since: step.now };
+            self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
+        }
+    }
+
+    fn failed(&mut self, failure: WorkerFailure, step: &mut Step<'_>) {
+        match &self.state {
+            Some(WorkerState::Starting { worker, .. }) => {
+                let worker = *worker;
+                self.refuse_all(&Refusal::LoadFailed(failure.clone()), step);
+                self.stop(worker, StopReason::Failed(failure), step);
+            }
+            Some(WorkerState::Busy { worker, .. } | WorkerState::Idle { worker, .. }) => {
+                let worker = *worker;
+                self.note_health(&worker, step.now);
+                self.stop(worker.id, StopReason::Failed(failure), step);
+            }
+            // It was going anyway, and the first reason stands.
+            Some(WorkerState::Stopping { .. } | WorkerState::Failed { .. }) | None => {}
+        }
+    }
+
+    fn exited(&mut self, exit: ProcessExit, step: &mut Step<'_>) {
+        let Some(state) = self.state.take() else {
+            return;
+        };
+        let Some(worker) = state.worker() else { return };
+        let reason = match state {
+            WorkerState::Stopping { reason, .. } => reason,
+            WorkerState::Starting { .. } => {
+                let failure = WorkerFailure::ExitedDuringLoad(exit);
+                self.refuse_all(&Refusal::LoadFailed(failure.clone()), step);
+                StopReason::Failed(failure)
+            }
+            WorkerState::Busy { worker, .. } | WorkerState::Idle { worker, .. } => {
+                self.note_health(&worker, step.now);
+                StopReason::Failed(WorkerFailure::Crashed(exit))
+            }
+            WorkerState::Failed { .. } => return,
+        };
+        step.effects.push(Effect::Gone {
+            model: self.name.clone(),
+            worker,
+            reason: reason.clone(),
+        });
+        match reason {
+            StopReason::Failed(failure) => self.back_off(failure, step),
+            StopReason::Expired | StopReason::Unloaded | StopReason::Drained => {
+                self.failures_in_a_row = 0;
+                self.last_failure = None;
+            }
+        }
+        if self.queue.is_empty() {
+            self.keep_alive = None;
+        }
+        self.serve_queue(step);
+    }
+
+    // === Time ===
+
+    pub(super) fn next_deadline(&self, queue_timeout: Duration) -> Option<Instant> {
+        let of_state = self.state.as_ref().and_then(WorkerState::deadline);
+        let of_queue = self.queue.oldest().map(|since| since + queue_timeout);
+        of_state.into_iter().chain(of_queue).min()
+    }
+
+    pub(super) fn tick(&mut self, step: &mut Step<'_>) {
+        self.refuse_the_overdue(step);
+        let Some(state) = &mut self.state else { return };
+        if state.deadline().is_none_or(|deadline| deadline > step.now) {
+            return;
+        }
+        match state {
+            WorkerState::Starting { worker, .. } => {
+                let worker = *worker;
+                let failure = WorkerFailure::LoadStalled(step.rules.load_stall_timeout);
+                self.refuse_all(&Refusal::LoadFailed(failure.clone()), step);
+                self.stop(worker, StopReason::Failed(failure), step);
+            }
+            WorkerState::Busy { worker, .. } => {
+                let worker = *worker;
+                self.note_health(&worker, step.now);
+                let failure = WorkerFailure::Hung(step.rules.hang_timeout);
+                self.stop(worker.id, StopReason::Failed(failure), step);
+            }
+            WorkerState::Idle { worker, .. } => {
+                let worker = worker.id;
+                self.stop(worker, StopReason::Expired, step);
+            }
+            WorkerState::Stopping { worker, kill_at, .. } => {
+                step.effects.push(Effect::Kill { worker: *worker });
+                *kill_at = None;
+            }
+            WorkerState::Failed { .. } => {
+                self.state = None;
+                self.serve_queue(step);
+            }
+        }
+    }
+
+    fn refuse_the_overdue(&mut self, step: &mut Step<'_>) {
+        let Some(since) = step.now.checked_sub(step.rules.queue_timeout) else {
+            return;
+        };
+        let reason = match self.state {
+            Some(WorkerState::Starting { .. }) => "the model is still loading",
+            Some(WorkerState::Stopping { .. }) => "the model's last worker has not ended yet",
+            Some(WorkerState::Busy { .. } | WorkerState::Idle { .. }) => "every slot is in use",
+            Some(WorkerState::Failed { .. }) | None => "no worker could be started",
+        };
+        while let Some(waiter) = self.queue.pop_older_than(since) {
+            let waited = step.now - waiter.since;
+            step.refuse(waiter.ticket, Refusal::WaitedTooLong { waited, reason });
+        }
+    }
+
+    // === The only ways from one state to another ===
+
+    /// Looks at worker and queue together, once whoever wanted to go has gone.
+    fn serve_queue(&mut self, step: &mut Step<'_>) {
+        match self.state.take() {
+            None => self.start_if_wanted(step),
+            Some(WorkerState::Idle { worker, .. }) => {
+                self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
+            }
+            Some(WorkerState::Busy { worker, leases, stalls_at }) => {
+                self.settle(worker, leases, stalls_at, step);
+            }
+            waiting @ Some(
+                WorkerState::Starting { .. }
+                | WorkerState::Stopping { .. }
+                | WorkerState::Failed { .. },
+            ) => self.state = waiting,
+        }
+    }
+
+    fn start_if_wanted(&mut self, step: &mut Step<'_>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let worker = step.next_worker();
+        step.effects.push(Effect::Spawn { model: self.name.clone(), worker });
+        if self.failures_in_a_row > 0 {
+            self.restarts += 1;
+        }
+        self.state = Some(WorkerState::Starting {
+            worker,
+            since: step.now,
+            stalls_at: step.now + step.rules.load_stall_timeout,
+            progress: None,
+        });
+    }
+
+    /// Fills a ready worker's free slots from the queue; what it is then follows.
+    fn settle(
+        &mut self,
+        worker: ReadyWorker,
+        mut leases: BTreeMap<TicketId, Instant>,
+        stalls_at: Instant,
+        step: &mut Step<'_>,
+    ) {
+        while leases.len() < worker.slots {
+            let Some(ticket) = self.queue.pop() else {
+                break;
+            };
+            leases.insert(ticket, step.now);
+            step.effects.push(Effect::Grant { ticket, worker: worker.id });
+        }
+        let keep_alive = self.keep_alive.unwrap_or(step.rules.keep_alive);
+        if !leases.is_empty() {
+            self.state = Some(WorkerState::Busy { worker, leases, stalls_at });
+        } else if step.draining {
+            self.stop(worker.id, StopReason::Drained, step);
+        } else if keep_alive.is_zero() {
+            self.stop(worker.id, StopReason::Expired, step);
+        } else {
+            let expires_at = keep_alive.deadline(step.now);
+            self.state = Some(WorkerState::Idle { worker, expires_at });
+        }
+    }
+
+    fn stop(&mut self, worker: WorkerId, reason: StopReason, step: &mut Step<'_>) {
+        // A worker that hangs or lies has shown that asking does not help.
+        let hopeless = matches!(
+            reason,
+            StopReason::Failed(
+                WorkerFailure::Hung(_) | WorkerFailure::LoadStalled(_) | WorkerFailure::Protocol(_)
+            )
+        );
+        let kill_at = if hopeless {
+            step.effects.push(Effect::Kill { worker });
+            None
+        } else {
+            step.effects.push(Effect::Terminate { worker });
+            Some(step.now + step.rules.grace_period)
+        };
+        self.state = Some(WorkerState::Stopping { worker, reason, kill_at });
+    }
+
+    // === Failure ===
+
+    fn back_off(&mut self, failure: WorkerFailure, step: &mut Step<'_>) {
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        let retry = if failure.repeats() {
+            Some(Retry::WhenFilesChange(self.fingerprint.clone()))
+        } else {
+            backoff(self.failures_in_a_row).map(|pause| Retry::At(step.now + pause))
+        };
+        self.last_failure = Some(failure);
+        if let Some(retry) = retry {
+            self.state = Some(WorkerState::Failed { retry });
+            if let Some(refusal) = self.refusal_while_failed(step.now) {
+                self.refuse_all(&refusal, step);
+            }
+        }
+    }
+
+    /// Ends a backoff that is over, or whose cause may be gone because the files have changed.
+    fn forgive(&mut self, fingerprint: &str, now: Instant) {
+        let Some(WorkerState::Failed { retry }) = &self.state else {
+            return;
+        };
+        let files_changed = self.fingerprint != fingerprint;
+        if files_changed {
+            self.failures_in_a_row = 0;
+        }
+        let due = matches!(retry, Retry::At(at) if *at <= now);
+        if files_changed || due {
+            self.state = None;
+        }
+    }
+
+    fn refusal_while_failed(&self, now: Instant) -> Option<Refusal> {
+        let Some(WorkerState::Failed { retry }) = &self.state else {
+            return None;
+        };
+        let failure = self.last_failure.clone()?;
+        Some(match retry {
+            Retry::At(at) => Refusal::BackingOff {
+                failure,
+                retry_after: at.saturating_duration_since(now).max(Duration::from_secs(1)),
+            },
+            Retry::WhenFilesChange(_) => Refusal::LoadFailed(failure),
+        })
+    }
+
+    fn refuse_all(&mut self, refusal: &Refusal, step: &mut Step<'_>) {
+        for ticket in self.queue.take_all() {
+            step.refuse(ticket, refusal.clone());
+        }
+    }
+
+    fn note_health(&mut self, worker: &ReadyWorker, now: Instant) {
+        if now.saturating_duration_since(worker.since) >= HEALTHY_AFTER {
+            self.failures_in_a_row = 0;
+        }
+    }
+
+    fn slots(&self) -> usize {
+        match &self.state {
+            Some(WorkerState::Busy { worker, .. } | WorkerState::Idle { worker, .. }) => {
+                worker.slots
+            }
+            Some(
+                WorkerState::Starting { .. }
+                | WorkerState::Stopping { .. }
+                | WorkerState::Failed { .. },
+            )
+            | None => 1,
+        }
+    }
+
+    fn has_free_slot(&self) -> bool {
+        match &self.state {
+            Some(WorkerState::Idle { .. }) => true,
+            Some(WorkerState::Busy { worker, leases, .. }) => leases.len() < worker.slots,
+            Some(
+                WorkerState::Starting { .. }
+                | WorkerState::Stopping { .. }
+                | WorkerState::Failed { .. },
+            )
+            | None => false,
+        }
+    }
+}
+
+/// How long to wait after this many failures in a row: nothing, then 1, 2, 4 … 60 s.
+///
+/// The first failure costs nothing, so that a request which met it can be tried again at once.
+fn backoff(failures_in_a_row: u32) -> Option<Duration> {
+    let doublings = failures_in_a_row.checked_sub(2)?;
+    let seconds = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
+    Some(Duration::from_secs(seconds).min(BACKOFF_MAX))
+}

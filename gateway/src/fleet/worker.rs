@@ -1,0 +1,237 @@
+//! One model's worker as the scheduler sees it: its state, and why it ends.
+//!
+//! The scheduler alone changes these values. Process handles and sockets live elsewhere, with the
+//! task that owns the process; a state here only ever names its worker by id.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use hearth_shared::exit_code::WorkerExit;
+use hearth_shared::protocol::{LoadFailure, LoadStage};
+use tokio::time::Instant;
+
+/// One worker process, never used twice in a gateway's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u64);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// One request on its way to a worker: first a place in the queue, then a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TicketId(pub u64);
+
+/// A worker that has loaded its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadyWorker {
+    /// Its id.
+    pub id: WorkerId,
+    /// How many requests it takes at once, at least one.
+    pub slots: usize,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// What a model's worker is doing. "No worker" is the absence of this value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorkerState {
+    /// Spawned and loading; requests wait in the model's queue.
+    Starting {
+        /// Its id.
+        worker: WorkerId,
+        /// When it was spawned.
+        since: Instant,
+        /// When it is given up unless it makes progress.
+        stalls_at: Instant,
+        /// What it last said about its load.
+        progress: Option<(LoadStage, f32)>,
+    },
+    /// Serving. Has no idle deadline.
+    Busy {
+        /// The worker.
+        worker: ReadyWorker,
+        /// Who holds a lease, and since when. Never empty.
+        leases: BTreeMap<TicketId, Instant>,
+        /// When it counts as hung unless it makes progress.
+        stalls_at: Instant,
+    },
+    /// Warm and unused.
+    Idle {
+        /// The worker.
+        worker: ReadyWorker,
+        /// When it is stopped; `None` is never.
+        expires_at: Option<Instant>,
+    },
+    /// Told to go. New requests queue for the next worker.
+    Stopping {
+        /// Its id.
+        worker: WorkerId,
+        /// Why.
+        reason: StopReason,
+        /// When it is killed; `None` once it has been.
+        kill_at: Option<Instant>,
+    },
+    /// No process; the last one failed, and the next is not tried yet.
+    Failed {
+        /// When it will be.
+        retry: Retry,
+    },
+}
+
+impl WorkerState {
+    /// The word that `/api/ps`, metrics and logs use.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Starting { .. } => "starting",
+            Self::Busy { .. } => "busy",
+            Self::Idle { .. } => "idle",
+            Self::Stopping { .. } => "stopping",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// Every word that [`WorkerState::word`] gives.
+    pub const WORDS: [&'static str; 5] = ["starting", "busy", "idle", "stopping", "failed"];
+
+    /// The process behind this state, if there is one.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        match self {
+            Self::Starting { worker, .. } | Self::Stopping { worker, .. } => Some(*worker),
+            Self::Busy { worker, .. } | Self::Idle { worker, .. } => Some(worker.id),
+            Self::Failed { .. } => None,
+        }
+    }
+
+    /// When the scheduler has to look at this state again; `None` is never.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Starting { stalls_at, .. } | Self::Busy { stalls_at, .. } => Some(*stalls_at),
+            Self::Idle { expires_at, .. } => *expires_at,
+            Self::Stopping { kill_at, .. } => *kill_at,
+            Self::Failed { retry: Retry::At(at) } => Some(*at),
+            Self::Failed { retry: Retry::WhenFilesChange(_) } => None,
+        }
+    }
+}
+
+/// When a failed model is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retry {
+    /// At this instant.
+    At(Instant),
+    /// Not before the model's files differ from this fingerprint: the failure would repeat.
+    WhenFilesChange(String),
+}
+
+/// Why a worker was told to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// Its idle deadline passed.
+    Expired,
+    /// Somebody asked for it.
+    Unloaded,
+    /// The gateway is shutting down.
+    Drained,
+    /// It failed; what is left of it has to go.
+    Failed(WorkerFailure),
+}
+
+impl StopReason {
+    /// The label in metrics and logs.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Unloaded => "unloaded",
+            Self::Drained => "drained",
+            Self::Failed(failure) => failure.label(),
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessExit {
+    /// With an exit code.
+    Code(i32),
+    /// By a signal, with its number.
+    Signal(i32),
+    /// Nobody knows: waiting for it failed.
+    Unknown,
+}
+
+impl fmt::Display for ProcessExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => match WorkerExit::from_code(*code) {
+                Some(exit) => write!(f, "exit code {code}: it {}", exit.describe()),
+                None => write!(f, "exit code {code}"),
+            },
+            Self::Signal(9) => f.write_str("signal 9, SIGKILL; if nobody sent it, memory ran out"),
+            Self::Signal(number) => write!(f, "signal {number}"),
+            Self::Unknown => f.write_str("exit status unknown"),
+        }
+    }
+}
+
+/// What went wrong with a worker. The text is for users: one line, and what to do where we know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerFailure {
+    /// The process could not be started.
+    #[error("the worker could not be started: {0}")]
+    Spawn(String),
+    /// It said itself why it can't load the model.
+    #[error("the model can't be loaded: {}", .0.message)]
+    Load(LoadFailure),
+    /// It ended before it was ready and did not say why.
+    #[error("the worker ended while it loaded the model ({0})")]
+    ExitedDuringLoad(ProcessExit),
+    /// It made no progress while loading.
+    #[error("the worker made no progress in loading for {} s", .0.as_secs())]
+    LoadStalled(Duration),
+    /// It ended while it was ready.
+    #[error("the worker ended unexpectedly ({0})")]
+    Crashed(ProcessExit),
+    /// It made no progress though it had work.
+    #[error("the worker made no progress for {} s and was killed", .0.as_secs())]
+    Hung(Duration),
+    /// It sent what no worker may send.
+    #[error("the worker broke the protocol: {0}")]
+    Protocol(String),
+}
+
+impl WorkerFailure {
+    /// The label in metrics and logs.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Spawn(_) => "spawn_failed",
+            Self::Load(_) => "load_failed",
+            Self::ExitedDuringLoad(_) | Self::Crashed(_) => "crashed",
+            Self::LoadStalled(_) => "load_stalled",
+            Self::Hung(_) => "hung",
+            Self::Protocol(_) => "protocol",
+        }
+    }
+
+    /// Whether the same files will fail in the same way again.
+    #[must_use]
+    pub fn repeats(&self) -> bool {
+        match self {
+            Self::Load(failure) => failure.kind.repeats(),
+            Self::Spawn(_)
+            | Self::ExitedDuringLoad(_)
+            | Self::LoadStalled(_)
+            | Self::Crashed(_)
+            | Self::Hung(_)
+            | Self::Protocol(_) => false,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The door: who may call, refused here or trusted after. Pure.
+//!
+//! Called by `server.rs` for every request, before routing and before a byte of the body is read.
+//! A web page must not be able to use the server through its visitor's browser: so the Host has to
+//! be one of ours, on every address that we listen on, and an Origin has to be listed. Then the
+//! key, then what sort of body it is.
+
+use std::net::IpAddr;
+
+use hyper::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN,
+};
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
+use hyper::{Method, StatusCode};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::config::ApiKey;
+use crate::error::ApiError;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Paths that say nothing about models or use, and that probes without a key have to reach.
+const PUBLIC_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+
+/// What the door knows.
+#[derive(Debug)]
+pub struct Guard {
+    hosts: Vec<String>,
+    origins: Vec<String>,
+    key_digest: Option<[u8; 32]>,
+}
+
+/// Why somebody was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turned {
+    status: StatusCode,
+    code: &'static str,
+    message: &'static str,
+}
+
+const fn turned(status: StatusCode, code: &'static str, message: &'static str) -> Turned {
+    Turned { status, code, message }
+}
+
+const BAD_HOST: Turned = turned(
+    StatusCode::BAD_REQUEST,
+    "bad_host",
+    "the request needs exactly one Host header with a host in it",
+);
+const FOREIGN_HOST: Turned = turned(
+    StatusCode::FORBIDDEN,
+    "host_not_allowed",
+    "this server is not called that; use localhost or its address, or add the name to allowed_hosts",
+);
+const FOREIGN_ORIGIN: Turned = turned(
+    StatusCode::FORBIDDEN,
+    "origin_not_allowed",
+    "web pages of this origin may not call this server; add it to allowed_origins",
+);
+const NO_KEY: Turned = turned(
+    StatusCode::UNAUTHORIZED,
+    "invalid_api_key",
+    "missing or wrong API key; send it as `Authorization: Bearer KEY`",
+);
+const ENCODED_BODY: Turned = turned(
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    "encoded_body",
+    "compressed bodies are not read; send the JSON as it is",
+);
+const NOT_JSON: Turned = turned(
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    "not_json",
+    "the body must be JSON; send `content-type: application/json`",
+);
+
+impl From<Turned> for ApiError {
+    fn from(turned: Turned) -> Self {
+        Self::Guard { status: turned.status, message: turned.message.to_owned(), code: turned.code }
+    }
+}
+
+impl Turned {
+    /// The label for the counter.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        self.code
+    }
+}
+
+impl Guard {
+    /// A door that lets localhost in, the named hosts, and pages of the named origins.
+    #[must_use]
+    pub fn new(hosts: &[String], origins: &[String], key: Option<&ApiKey>) -> Self {
+        let lower = |texts: &[String]| texts.iter().map(|text| text.to_ascii_lowercase()).collect();
+        Self {
+            hosts: lower(hosts),
+            origins: lower(origins),
+            key_digest: key.map(|key| digest(key.expose().as_bytes())),
+        }
+    }
+
+    /// Checks one request that came in on our address `local`.
+    ///
+    /// # Errors
+    /// [`Turned`]: nothing of the request may be looked at any further.
+    pub fn check(&self, request: &Parts, local: IpAddr) -> Result<(), Turned> {
+        self.check_host(request, local)?;
+        self.check_origin(&request.headers)?;
+        if !PUBLIC_PATHS.contains(&request.uri.path()) {
+            self.check_key(&request.headers)?;
+        }
+        check_body_type(request)
+    }
+
+    fn check_host(&self, request: &Parts, local: IpAddr) -> Result<(), Turned> {
+        let mut given = request.headers.get_all(HOST).iter();
+        let (Some(host), None) = (given.next(), given.next()) else {
+            return Err(BAD_HOST);
+        };
+        let host = parse_host(host.as_bytes()).ok_or(BAD_HOST)?;
+        self.check_name(&host, local)?;
+        // A request-target that names a server itself must name us too.
+        match request.uri.host() {
+            Some(target) => self.check_name(&target.to_ascii_lowercase(), local),
+            None => Ok(()),
+        }
+    }
+
+    fn check_name(&self, host: &str, local: IpAddr) -> Result<(), Turned> {
+        // Only names can be rebound by DNS. An address is ours if the request came in on it.
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let ours = match address {
+            Ok(address) => address.is_loopback() || address.to_canonical() == local.to_canonical(),
+            Err(_) => host == "localhost",
+        };
+        if ours || self.hosts.iter().any(|name| name == host) { Ok(()) } else { Err(FOREIGN_HOST) }
+    }
+
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Turned> {
+        let mut given = headers.get_all(ORIGIN).iter();
+        let listed = match (given.next(), given.next()) {
+            (None, _) => false,
+            (Some(origin), None) => {
+                let origin = origin.to_str().map_err(|_not_text| FOREIGN_ORIGIN)?;
+                if !self.origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin)) {
+                    return Err(FOREIGN_ORIGIN);
+                }
+                true
+            }
+            (Some(_), Some(_)) => return Err(FOREIGN_ORIGIN),
+        };
+        // Some requests of pages carry no Origin, but browsers still say where they come from.
+        let cross = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site");
+        if cross && !listed { Err(FOREIGN_ORIGIN) } else { Ok(()) }
+    }
+
+    fn check_key(&self, headers: &HeaderMap) -> Result<(), Turned> {
+        let Some(expected) = &self.key_digest else {
+            return Ok(());
+        };
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+            let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+            scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+        });
+        let given = bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes()));
+        // Digests have one length and hide the rest, so comparing them tells nothing by its time.
+        let right = given.is_some_and(|key| digest(key).ct_eq(expected).into());
+        if right { Ok(()) } else { Err(NO_KEY) }
+    }
+}
+
+fn check_body_type(request: &Parts) -> Result<(), Turned> {
+    let headers = &request.headers;
+    if headers.contains_key(CONTENT_ENCODING) {
+        return Err(ENCODED_BODY);
+    }
+    if request.method != Method::POST {
+        return Ok(());
+    }
+    let content_type = headers.get(CONTENT_TYPE).map_or(Ok(""), |v| v.to_str()).unwrap_or("?");
+    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" => Ok(()),
+        // What `curl -d` sends, and what Ollama's own examples rely on. A page can send it as
+        // well, but then says its origin or its site, and has been turned away for it.
+        "" | "application/x-www-form-urlencoded" if request.uri.path().starts_with("/api/") => {
+            Ok(())
+        }
+        _ => Err(NOT_JSON),
+    }
+}
+
+/// The host in a Host header, in lower case and without its port.
+fn parse_host(value: &[u8]) -> Option<String> {
+    let authority = Authority::try_from(value).ok()?;
+    let host = authority.host();
+    let plain = !value.contains(&b'@') && !host.is_empty();
+    plain.then(|| host.to_ascii_lowercase())
+}
+
+fn digest(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Answers of `/api/chat` and `/api/generate`: lines of JSON, the last with durations and counts.
+//!
+//! The two differ in one field, so they share everything else.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use hearth_shared::protocol::Finish;
+use hyper::Response;
+use serde::Serialize;
+
+use super::date;
+use crate::error::ApiError;
+use crate::generation::Generation;
+use crate::http;
+use crate::stream::{self as body, Body, ndjson};
+
+/// Which field carries the text.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Shape {
+    /// `message: {role, content}`
+    Chat,
+    /// `response`
+    Generate,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    model: &'a str,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Message<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<&'a str>,
+    done: bool,
+    #[serde(flatten)]
+    end: Option<End>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+/// What the last line has on top. Durations are in nanoseconds.
+#[derive(Serialize)]
+struct End {
+    done_reason: &'static str,
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: u32,
+    prompt_eval_duration: u64,
+    eval_count: u32,
+    eval_duration: u64,
+}
+
+impl End {
+    /// What is neither prompt nor answer was spent waiting for a worker.
+    fn new(finish: &Finish, total: Duration) -> Self {
+        let total_duration = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
+        let prompt_eval_duration = finish.prefill_us.saturating_mul(1000);
+        let eval_duration = finish.decode_us.saturating_mul(1000);
+        Self {
+            done_reason: finish.reason.as_str(),
+            total_duration,
+            load_duration: total_duration
+                .saturating_sub(prompt_eval_duration)
+                .saturating_sub(eval_duration),
+            prompt_eval_count: finish.prompt_tokens,
+            prompt_eval_duration,
+            eval_count: finish.completion_tokens,
+            eval_duration,
+        }
+    }
+}
+
+/// One answer on its way out.
+pub(super) struct Answer {
+    shape: Shape,
+    model: String,
+    generation: Generation,
+}
+
+impl Answer {
+    pub(super) fn new(shape: Shape, model: String, generation: Generation) -> Self {
+        Self { shape, model, generation }
+    }
+
+    /// Everything in one object.
+    ///
+    /// # Errors
+    /// [`ApiError`] if the answer breaks off.
+    pub(super) async fn whole(self) -> Result<Response<Body>, ApiError> {
+        let Self { shape, model, generation } = self;
+        let arrived = generation.arrived();
+        let (text, finish) = generation.collect().await?;
+        let end = End::new(&finish, arrived.elapsed());
+        Ok(http::json(&line(shape, &model, &text, Some(end))))
+    }
+
+    /// A line for each part; a failure in the middle is a line of its own, and the last.
+    pub(super) fn streamed(self) -> Response<Body> {
+        let lines = stream::unfold(Some(self), |answer| async {
+            let mut answer = answer?;
+            let (bytes, goes_on) = answer.next_lines().await;
+            Some((bytes.into(), goes_on.then_some(answer)))
+        });
+        http::streamed(ndjson::CONTENT_TYPE, body::parts(lines))
+    }
+
+    async fn next_lines(&mut self) -> (Vec<u8>, bool) {
+        let piece = match self.generation.next().await {
+            Ok(piece) => piece,
+            Err(error) => return (ndjson::line(&error.ollama_body()), false),
+        };
+        let mut out = Vec::new();
+        if !piece.text.is_empty() {
+            out = ndjson::line(&line(self.shape, &self.model, &piece.text, None));
+        }
+        let Some(finish) = piece.finish else {
+            return (out, true);
+        };
+        let end = End::new(&finish, self.generation.arrived().elapsed());
+        out.extend(ndjson::line(&line(self.shape, &self.model, "", Some(end))));
+        (out, false)
+    }
+}
+
+fn line<'a>(shape: Shape, model: &'a str, text: &'a str, end: Option<End>) -> Line<'a> {
+    let (message, response) = match shape {
+        Shape::Chat => (Some(Message { role: "assistant", content: text }), None),
+        Shape::Generate => (None, Some(text)),
+    };
+    let created_at = date(jiff::Timestamp::now());
+    Line { model, created_at, message, response, done: end.is_some(), end }
+}

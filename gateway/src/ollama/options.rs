@@ -1,0 +1,108 @@
+//! What Ollama's requests have in common: `model`, `keep_alive`, `stream`, `options`. Pure.
+
+use hearth_shared::protocol::Sampling;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::generation::Ask;
+use crate::keep_alive::KeepAlive;
+
+const STOP_MAX: usize = 64;
+
+/// How a request wants its answer made.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) sampling: Sampling,
+    pub(super) stop: Vec<String>,
+    pub(super) max_tokens: Option<u32>,
+}
+
+/// The model, and how long to keep it.
+pub(super) fn ask(fields: Fields<'_>) -> Result<Ask, ApiError> {
+    let model = match (fields.text("model")?, fields.text("name")?) {
+        (Some(model), _) | (None, Some(model)) if !model.is_empty() => model.to_owned(),
+        _ => {
+            return Err(ApiError::invalid("model", "`model` is missing: say which model to use"));
+        }
+    };
+    let keep_alive = match fields.get("keep_alive") {
+        None => None,
+        Some(value) => KeepAlive::from_json(value)
+            .map_err(|error| ApiError::invalid("keep_alive", error.to_string()))?,
+    };
+    Ok(Ask { model, keep_alive })
+}
+
+/// Refuses what would change the answer and is not served.
+pub(super) fn refuse_what_is_not_served(fields: Fields<'_>) -> Result<(), ApiError> {
+    fields.refuse("format", &[json!("")])?;
+    fields.refuse("think", &[json!(false)])?;
+    fields.refuse("tools", &[json!([])])
+}
+
+/// `options`, on top of Ollama's defaults.
+pub(super) fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
+    let defaults = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, ..Sampling::default() };
+    let empty = serde_json::Map::new();
+    let given = fields.object("options", "options.")?.unwrap_or(Fields::new(&empty));
+    let sampling = Sampling {
+        repetition_penalty: given
+            .number("repeat_penalty", 0.01..=10.0)?
+            .unwrap_or(defaults.repetition_penalty),
+        presence_penalty: given
+            .number("presence_penalty", -2.0..=2.0)?
+            .unwrap_or(defaults.presence_penalty),
+        frequency_penalty: given
+            .number("frequency_penalty", -2.0..=2.0)?
+            .unwrap_or(defaults.frequency_penalty),
+        temperature: given.number("temperature", 0.0..=10.0)?.unwrap_or(defaults.temperature),
+        top_k: given.count("top_k")?.unwrap_or(defaults.top_k),
+        top_p: given.number("top_p", 0.0..=1.0)?.unwrap_or(defaults.top_p),
+        min_p: given.number("min_p", 0.0..=1.0)?.unwrap_or(defaults.min_p),
+        // -1 is "random", as absent is.
+        seed: given.integer("seed")?.filter(|seed| *seed != -1).map(i64::cast_unsigned),
+    };
+    Ok(Options {
+        sampling,
+        stop: given.texts("stop", STOP_MAX)?,
+        max_tokens: given.count("num_predict")?,
+    })
+}
+
+/// Whether to stream, which Ollama does unless told not to.
+pub(super) fn stream(fields: Fields<'_>) -> Result<bool, ApiError> {
+    Ok(fields.flag("stream")?.unwrap_or(true))
+}
+
+/// Refuses pictures by the name of the field that holds them.
+pub(super) fn refuse_images(fields: Fields<'_>, path: &str) -> Result<(), ApiError> {
+    match fields.get("images") {
+        None => Ok(()),
+        Some(Value::Array(images)) if images.is_empty() => Ok(()),
+        Some(_) => Err(ApiError::invalid(path, "this model reads text only, no images")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_lie_over_ollamas_defaults() {
+        let value =
+            json!({"options": {"temperature": 0, "num_predict": -1, "seed": 7, "stop": "x"}});
+        let options = options(Fields::new(value.as_object().unwrap())).unwrap();
+        let sampling = options.sampling;
+        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.0, 40, 0.9));
+        assert_eq!((sampling.seed, options.max_tokens), (Some(7), None));
+        assert_eq!(options.stop, ["x"]);
+    }
+
+    #[test]
+    fn a_wrong_option_is_named_with_its_path() {
+        let value = json!({"options": {"top_p": 2}});
+        let error = options(Fields::new(value.as_object().unwrap())).unwrap_err();
+        assert_eq!(error.to_string(), "`options.top_p` must be between 0 and 1, not 2");
+    }
+}

@@ -1,0 +1,243 @@
+//! `GET /api/ps`: what is in memory, and what it is doing there.
+//!
+//! Ollama's fields first and exactly; then what only we know. It reads a snapshot and asks nobody,
+//! so looking never wakes or changes a worker.
+
+use std::time::Duration;
+
+use hearth_shared::protocol::ExecutionProvider;
+use hyper::Response;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{Details, date};
+use crate::app::App;
+use crate::fleet::scheduler::NextView;
+use crate::fleet::status::{ModelStatus, Snapshot};
+use crate::http;
+use crate::stream::Body;
+
+/// Ollama's "for ever": its clients show anything beyond a few decades as such.
+const FOREVER: Duration = Duration::from_secs(292 * 365 * 24 * 3600);
+
+#[derive(Serialize)]
+struct Ps<'a> {
+    models: Vec<Process<'a>>,
+    /// Models without a process whose last worker failed.
+    failed: Vec<FailedModel>,
+}
+
+#[derive(Serialize)]
+struct Process<'a> {
+    name: String,
+    model: String,
+    size: u64,
+    digest: &'a str,
+    details: Details<'a>,
+    expires_at: String,
+    size_vram: u64,
+    context_length: u32,
+    // Ours from here on.
+    state: &'static str,
+    pid: Option<u32>,
+    in_flight: usize,
+    queued: usize,
+    execution_provider: Option<&'static str>,
+    execution_provider_note: Option<&'a str>,
+    /// Seconds, as a request could spell it; -1 is for ever.
+    keep_alive: f64,
+    size_resident: Option<u64>,
+    loaded_at: Option<String>,
+    load_progress: Option<LoadProgress>,
+    restarts: u64,
+    last_error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LoadProgress {
+    stage: &'static str,
+    fraction: f32,
+}
+
+#[derive(Serialize)]
+struct FailedModel {
+    name: String,
+    last_error: Option<String>,
+    /// When it may be tried again; null waits for its files to change.
+    retry_at: Option<String>,
+}
+
+/// Every process there is.
+pub fn list(app: &App) -> Response<Body> {
+    let snapshot = app.fleet.snapshot();
+    http::json(&describe(&snapshot, Instant::now(), jiff::Timestamp::now()))
+}
+
+fn describe(snapshot: &Snapshot, now: Instant, wall: jiff::Timestamp) -> Ps<'_> {
+    let mut live: Vec<(Duration, Process<'_>)> = snapshot
+        .models
+        .iter()
+        .filter(|status| status.has_worker())
+        .map(|status| process(status, now, wall))
+        .collect();
+    live.sort_by_key(|(leaves_in, _)| std::cmp::Reverse(*leaves_in));
+    Ps {
+        models: live.into_iter().map(|(_, process)| process).collect(),
+        failed: snapshot.models.iter().filter_map(|status| failed(status, now, wall)).collect(),
+    }
+}
+
+fn process<'a>(
+    status: &'a ModelStatus,
+    now: Instant,
+    wall: jiff::Timestamp,
+) -> (Duration, Process<'a>) {
+    let phase = status.view.phase.as_ref();
+    let leaves_in = phase.and_then(|phase| phase.next.leaves_in(now)).unwrap_or(FOREVER);
+    let card = status.worker.card.as_deref();
+    let resident = status.resident_bytes();
+    let provider = card.map(|card| card.execution_provider);
+    let process = Process {
+        name: status.view.name.with_tag(),
+        model: status.view.name.with_tag(),
+        size: resident.unwrap_or(status.model.size_bytes),
+        digest: &status.model.digest,
+        details: Details::of(&status.model),
+        expires_at: date(later(wall, leaves_in)),
+        size_vram: match provider {
+            // Weights are the least that a device holds; nobody has measured the rest.
+            Some(ExecutionProvider::Cuda | ExecutionProvider::DirectMl) => status.model.size_bytes,
+            Some(ExecutionProvider::Cpu | ExecutionProvider::Auto) | None => 0,
+        },
+        context_length: card.map_or(0, |card| card.context_length),
+        state: phase.map_or("stopped", |phase| phase.word),
+        pid: status.worker.pid,
+        in_flight: phase.map_or(0, |phase| phase.in_flight),
+        queued: status.view.queued,
+        execution_provider: provider.map(ExecutionProvider::as_str),
+        execution_provider_note: card.and_then(|card| card.execution_provider_note.as_deref()),
+        keep_alive: status.view.keep_alive.as_seconds(),
+        size_resident: resident,
+        loaded_at: status.worker.loaded_at.map(date),
+        load_progress: phase
+            .and_then(|phase| phase.progress)
+            .map(|(stage, fraction)| LoadProgress { stage: stage.as_str(), fraction }),
+        restarts: status.view.restarts,
+        last_error: status.view.last_failure.as_ref().map(ToString::to_string),
+    };
+    (leaves_in, process)
+}
+
+fn failed(status: &ModelStatus, now: Instant, wall: jiff::Timestamp) -> Option<FailedModel> {
+    if status.has_worker() {
+        return None;
+    }
+    let failure = status.view.last_failure.as_ref()?;
+    let retry_at = match status.view.phase.as_ref().map(|phase| phase.next) {
+        Some(NextView::Retry(None)) => None,
+        Some(NextView::Retry(Some(at))) => Some(at.saturating_duration_since(now)),
+        // It may be tried at once.
+        Some(NextView::After(_) | NextView::At(_) | NextView::Leaving) | None => {
+            Some(Duration::ZERO)
+        }
+    };
+    Some(FailedModel {
+        name: status.view.name.with_tag(),
+        last_error: Some(failure.to_string()),
+        retry_at: retry_at.map(|pause| date(later(wall, pause))),
+    })
+}
+
+fn later(wall: jiff::Timestamp, pause: Duration) -> jiff::Timestamp {
+    wall.checked_add(pause).unwrap_or(jiff::Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{json, to_value};
+
+    use super::*;
+    use crate::catalog::Model;
+    use crate::fleet::scheduler::{ModelView, PhaseView};
+    use crate::fleet::status::WorkerFacts;
+    use crate::fleet::worker::WorkerId;
+    use crate::keep_alive::KeepAlive;
+
+    fn status(name: &str, next: NextView, word: &'static str) -> ModelStatus {
+        let name: hearth_shared::ids::ModelName = name.parse().unwrap();
+        let worker = (word != "failed").then_some(WorkerId(1));
+        ModelStatus {
+            view: ModelView {
+                name: name.clone(),
+                phase: Some(PhaseView { word, worker, in_flight: 1, progress: None, next }),
+                queued: 2,
+                keep_alive: KeepAlive::For(Duration::from_secs(10)),
+                restarts: 0,
+                last_failure: (word == "failed")
+                    .then(|| crate::fleet::worker::WorkerFailure::Hung(Duration::from_secs(5))),
+            },
+            model: Arc::new(Model {
+                name,
+                path: "/m".into(),
+                size_bytes: 5,
+                modified: jiff::Timestamp::UNIX_EPOCH,
+                digest: "ab".repeat(32),
+                family: "llama".to_owned(),
+            }),
+            worker: WorkerFacts { pid: None, card: None, loaded_at: None },
+        }
+    }
+
+    #[test]
+    fn ollamas_fields_come_first_and_exactly() {
+        let now = Instant::now();
+        let wall = jiff::Timestamp::UNIX_EPOCH;
+        let busy = status("m", NextView::After(KeepAlive::For(Duration::from_secs(10))), "busy");
+        let snapshot = Snapshot { models: vec![busy], draining: false };
+        let value = to_value(describe(&snapshot, now, wall)).unwrap();
+        let entry = value["models"][0].as_object().unwrap();
+        let keys: Vec<&str> = entry.keys().map(String::as_str).take(8).collect();
+        assert_eq!(
+            keys,
+            [
+                "name",
+                "model",
+                "size",
+                "digest",
+                "details",
+                "expires_at",
+                "size_vram",
+                "context_length"
+            ]
+        );
+        assert_eq!(entry["name"], "m:latest");
+        assert_eq!(entry["expires_at"], "1970-01-01T00:00:10.000000+00:00");
+        assert_eq!((&entry["in_flight"], &entry["queued"]), (&json!(1), &json!(2)));
+        assert_eq!(value["failed"], json!([]));
+    }
+
+    #[test]
+    fn the_one_that_stays_longest_stands_first_and_failed_models_stand_apart() {
+        let now = Instant::now();
+        let at = |s| NextView::At(Some(now + Duration::from_secs(s)));
+        let models = vec![
+            status("a", at(5), "idle"),
+            status("b", NextView::At(None), "idle"),
+            status("c", at(50), "idle"),
+            status("d", NextView::Retry(None), "failed"),
+        ];
+        let snapshot = Snapshot { models, draining: false };
+        let value = to_value(describe(&snapshot, now, jiff::Timestamp::UNIX_EPOCH)).unwrap();
+        let names: Vec<_> =
+            value["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
+        assert_eq!(names, ["b:latest", "c:latest", "a:latest"]);
+        assert!(value["models"][0]["expires_at"].as_str().unwrap().starts_with("2261"));
+        assert_eq!(
+            value["failed"],
+            json!([{"name": "d:latest", "retry_at": null,
+                    "last_error": "the worker made no progress for 5 s and was killed"}])
+        );
+    }
+}

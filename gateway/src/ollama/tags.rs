@@ -1,0 +1,42 @@
+//! `GET /api/tags`: the catalogue, newest first.
+
+use hyper::Response;
+use serde::Serialize;
+
+use super::{Details, date};
+use crate::app::App;
+use crate::http;
+use crate::stream::Body;
+
+#[derive(Serialize)]
+struct Tags<'a> {
+    models: Vec<Tag<'a>>,
+}
+
+#[derive(Serialize)]
+struct Tag<'a> {
+    name: String,
+    model: String,
+    modified_at: String,
+    size: u64,
+    digest: &'a str,
+    details: Details<'a>,
+    capabilities: [&'static str; 1],
+}
+
+/// Every model.
+pub async fn list(app: &App) -> Response<Body> {
+    let models = app.catalog.models().await;
+    let mut models: Vec<_> = models.values().collect();
+    models.sort_by_key(|model| std::cmp::Reverse(model.modified));
+    let models = models.iter().map(|model| Tag {
+        name: model.name.with_tag(),
+        model: model.name.with_tag(),
+        modified_at: date(model.modified),
+        size: model.size_bytes,
+        digest: &model.digest,
+        details: Details::of(model),
+        capabilities: ["completion"],
+    });
+    http::json(&Tags { models: models.collect() })
+}

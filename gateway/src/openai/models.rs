@@ -1,0 +1,43 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`: the catalogue in OpenAI's shape.
+
+use async_openai::types::models::{ListModelResponse, Model as OpenAiModel};
+use hyper::Response;
+
+use crate::app::App;
+use crate::catalog::Model;
+use crate::error::ApiError;
+use crate::generation::find_model;
+use crate::http;
+use crate::stream::Body;
+
+/// Every model.
+pub async fn list(app: &App) -> Response<Body> {
+    let models = app.catalog.models().await;
+    let data = models.values().map(|model| describe(model)).collect();
+    http::json(&ListModelResponse { object: "list".to_owned(), data })
+}
+
+/// One model.
+///
+/// # Errors
+/// [`ApiError::UnknownModel`].
+pub async fn get(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
+    let model = find_model(&app.catalog, id).await?;
+    Ok(http::json(&describe(&model)))
+}
+
+fn describe(model: &Model) -> OpenAiModel {
+    OpenAiModel {
+        id: model.name.to_string(),
+        object: "model".to_owned(),
+        created: u32::try_from(model.modified.as_second()).unwrap_or(0),
+        // Who made the files is not known; the part before a slash is as near as it gets.
+        owned_by: model
+            .name
+            .base()
+            .split_once('/')
+            .map_or("library", |(owner, _)| owner)
+            .to_owned(),
+        shutdown_date: None,
+    }
+}

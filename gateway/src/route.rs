@@ -1,0 +1,124 @@
+//! (method, path) → [`Route`]. Pure. The one list of what is served where.
+
+use hyper::Method;
+use percent_encoding::percent_decode_str;
+
+use crate::error::ApiError;
+
+/// Everything that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// `POST /v1/chat/completions`
+    ChatCompletions,
+    /// `GET /v1/models`
+    Models,
+    /// `GET /v1/models/{id}`; ids may hold `/` and `:`.
+    Model(String),
+    /// `GET` or `HEAD /`: Ollama's clients look here first.
+    Root,
+    /// `GET /api/version`
+    Version,
+    /// `GET /api/tags`
+    Tags,
+    /// `GET /api/ps`
+    Ps,
+    /// `POST /api/chat`
+    OllamaChat,
+    /// `POST /api/generate`
+    OllamaGenerate,
+    /// `GET /metrics`
+    Metrics,
+    /// `GET /healthz`: the process is there.
+    Health,
+    /// `GET /readyz`: it takes requests.
+    Ready,
+}
+
+/// Which of the two shapes errors take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// `{"error":{"message",…}}`
+    OpenAi,
+    /// `{"error":"…"}`
+    Ollama,
+}
+
+impl Dialect {
+    /// By the path alone, because errors come before routing too.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        if path.starts_with("/api/") { Self::Ollama } else { Self::OpenAi }
+    }
+}
+
+const GET: &str = "GET, HEAD";
+const POST: &str = "POST";
+
+/// Finds the route.
+///
+/// # Errors
+/// [`ApiError::NotFound`] and [`ApiError::MethodNotAllowed`].
+pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
+    let (route, allow) = match path {
+        "/" => (Route::Root, GET),
+        "/v1/chat/completions" => (Route::ChatCompletions, POST),
+        "/v1/models" => (Route::Models, GET),
+        "/api/version" => (Route::Version, GET),
+        "/api/tags" => (Route::Tags, GET),
+        "/api/ps" => (Route::Ps, GET),
+        "/api/chat" => (Route::OllamaChat, POST),
+        "/api/generate" => (Route::OllamaGenerate, POST),
+        "/metrics" => (Route::Metrics, GET),
+        "/healthz" => (Route::Health, GET),
+        "/readyz" => (Route::Ready, GET),
+        _ => (model(path).ok_or_else(|| ApiError::NotFound { path: shown(path) })?, GET),
+    };
+    let allowed = match allow {
+        POST => method == Method::POST,
+        _ => method == Method::GET || method == Method::HEAD,
+    };
+    if allowed {
+        return Ok(route);
+    }
+    let method = shown(method.as_str());
+    Err(ApiError::MethodNotAllowed { path: shown(path), method, allow })
+}
+
+fn model(path: &str) -> Option<Route> {
+    let id = path.strip_prefix("/v1/models/").filter(|id| !id.is_empty())?;
+    let id = percent_decode_str(id).decode_utf8().ok()?;
+    Some(Route::Model(id.into_owned()))
+}
+
+/// A client's text, short enough for an error message.
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_ids_hold_slashes_colons_and_escapes() {
+        let model = |path| find(&Method::GET, path).unwrap();
+        assert_eq!(model("/v1/models/a/b:q4"), Route::Model("a/b:q4".to_owned()));
+        assert_eq!(model("/v1/models/a%2Fb%3Aq4"), Route::Model("a/b:q4".to_owned()));
+    }
+
+    #[test]
+    fn tricks_with_paths_find_nothing() {
+        for path in
+            ["//v1/models", "/v1/../v1/models", "/V1/models", "/v1/models/", "/%2e", "", "*"]
+        {
+            assert!(matches!(find(&Method::GET, path), Err(ApiError::NotFound { .. })), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_one() {
+        let error = find(&Method::DELETE, "/v1/chat/completions").unwrap_err();
+        assert_eq!(error.to_string(), "/v1/chat/completions takes POST, not DELETE");
+        assert_eq!(find(&Method::HEAD, "/").unwrap(), Route::Root);
+    }
+}

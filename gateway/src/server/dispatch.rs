@@ -1,0 +1,83 @@
+//! One request: the door, the route, the body, the handler; then the headers of every answer.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+
+use super::body;
+use crate::app::App;
+use crate::error::ApiError;
+use crate::route::{self, Dialect, Route};
+use crate::stream::Body;
+use crate::{http, metrics, ollama, openai};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Prometheus's text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Answers one request that came in on our address `local`.
+pub(super) async fn handle(app: &App, request: Request<Incoming>, local: IpAddr) -> Response<Body> {
+    let dialect = Dialect::of(request.uri().path());
+    let id = request_id(request.headers());
+    let mut response = match serve(app, request, local).await {
+        Ok(response) => response,
+        Err(error) => {
+            let status = error.status();
+            tracing::debug!(request = id.to_str().unwrap_or(""), %status, %error, "refused");
+            http::failure(&error, dialect)
+        }
+    };
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    response
+}
+
+async fn serve(
+    app: &App,
+    request: Request<Incoming>,
+    local: IpAddr,
+) -> Result<Response<Body>, ApiError> {
+    let (parts, incoming) = request.into_parts();
+    if let Err(turned) = app.guard.check(&parts, local) {
+        metrics::refused(turned.code());
+        return Err(turned.into());
+    }
+    match route::find(&parts.method, parts.uri.path())? {
+        Route::ChatCompletions => openai::chat::serve(app, &body::read(incoming).await?).await,
+        Route::OllamaChat => ollama::chat::serve(app, &body::read(incoming).await?).await,
+        Route::OllamaGenerate => ollama::generate::serve(app, &body::read(incoming).await?).await,
+        Route::Models => Ok(openai::models::list(app).await),
+        Route::Model(id) => openai::models::get(app, &id).await,
+        Route::Root => Ok(http::text("text/plain; charset=utf-8", "Ollama is running")),
+        Route::Version => Ok(ollama::version()),
+        Route::Tags => Ok(ollama::tags::list(app).await),
+        Route::Ps => Ok(ollama::ps::list(app)),
+        Route::Metrics => Ok(render_metrics(app)),
+        Route::Health => Ok(http::text("text/plain; charset=utf-8", "ok\n")),
+        Route::Ready => Ok(if app.fleet.snapshot().draining {
+            http::status(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+        } else {
+            http::text("text/plain; charset=utf-8", "ready\n")
+        }),
+    }
+}
+
+fn render_metrics(app: &App) -> Response<Body> {
+    metrics::observe(&app.fleet.snapshot(), app.connections.load(Ordering::Relaxed));
+    http::text(METRICS_TYPE, app.metrics.render())
+}
+
+/// The client's own id if it is harmless to repeat, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let harmless = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(X_REQUEST_ID).filter(harmless).cloned().unwrap_or_else(|| {
+        HeaderValue::try_from(http::new_id("req_")).expect("hex digits are a header value")
+    })
+}

@@ -1,0 +1,496 @@
+//! The engine against the goldens of an independent implementation, token by token.
+//!
+//! Runs the worker's library in this process: no gateway, no link. Every fixture's every case is
+//! asked for alone, and all of them together in batches that they join and leave at different
+//! times; both must give the same ids.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hearth_shared::ids::RequestId;
+use hearth_shared::protocol::{
+    ExecutionProvider, FinishReason, FromWorker, Generate, JsonText, LoadFailure, LoadFailureKind,
+    LoadSpec, News, Prompt, RequestFailure, Sampling,
+};
+use hearth_worker::{Engine, Loaded, Preparer, load};
+use serde::Deserialize;
+use serde_json::Value;
+
+// === The goldens ===
+
+#[derive(Deserialize)]
+struct Golden {
+    eos_token_ids: Vec<u32>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    messages: Option<Value>,
+    tools: Option<Value>,
+    prompt: String,
+    prompt_ids: Vec<u32>,
+    greedy_ids: Vec<u32>,
+    eos_index: Option<usize>,
+    text: String,
+}
+
+impl Case {
+    fn prompt(&self) -> Prompt {
+        match &self.messages {
+            None => Prompt::Text(self.prompt.clone()),
+            Some(messages) => Prompt::Chat {
+                messages: JsonText(messages.to_string()),
+                tools: self.tools.as_ref().map(|tools| JsonText(tools.to_string())),
+            },
+        }
+    }
+
+    /// The ids that a server generates: up to the end token, which counts, or all.
+    fn answer(&self) -> &[u32] {
+        match self.eos_index {
+            Some(index) => &self.greedy_ids[..=index],
+            None => &self.greedy_ids,
+        }
+    }
+
+    fn finish_reason(&self) -> FinishReason {
+        match self.eos_index {
+            Some(_) => FinishReason::Stop,
+            None => FinishReason::Length,
+        }
+    }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+fn golden(name: &str) -> Golden {
+    let path = fixture(name).join("golden.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// ONNX Runtime, where `scripts/setup` puts it.
+#[expect(clippy::disallowed_methods, reason = "a test finds the runtime where the gateway would")]
+fn runtime_library() -> String {
+    let home = match std::env::var("HEARTH_HOME") {
+        Ok(home) => PathBuf::from(home),
+        Err(_) => PathBuf::from(std::env::var("HOME").unwrap()).join(".local/share/hearth"),
+    };
+    let library = home.join("runtime/libonnxruntime.so");
+    match library.canonicalize() {
+        Ok(path) => path.to_str().unwrap().to_owned(),
+        Err(error) => panic!("{}: {error}; run `scripts/setup` first", library.display()),
+    }
+}
+
+fn spec(model: &Path) -> LoadSpec {
+    LoadSpec {
+        model_path: model.to_str().unwrap().to_owned(),
+        runtime_library: runtime_library(),
+        execution_provider: ExecutionProvider::Auto,
+        threads: Some(1),
+        context_length: None,
+        slots: None,
+    }
+}
+
+fn load_fixture(name: &str) -> Loaded {
+    load(&spec(&fixture(name)), |_stage, _fraction| {}).unwrap()
+}
+
+// === Driving an engine ===
+
+#[derive(Debug, Default, PartialEq)]
+struct Answer {
+    ids: Vec<u32>,
+    text: String,
+    finish: Option<FinishReason>,
+    counts: (u32, u32),
+    failure: Option<RequestFailure>,
+}
+
+/// An engine with everything that it has said, by request.
+struct Driver {
+    engine: Engine,
+    preparer: Preparer,
+    answers: BTreeMap<RequestId, Answer>,
+}
+
+impl Driver {
+    fn new(loaded: Loaded) -> Self {
+        Self { engine: loaded.engine, preparer: loaded.preparer, answers: BTreeMap::new() }
+    }
+
+    fn admit(&mut self, request: Generate) {
+        let prepared = self.preparer.prepare(request).unwrap();
+        self.engine.admit(prepared).unwrap();
+    }
+
+    fn tick(&mut self) {
+        for message in self.engine.tick() {
+            match message {
+                FromWorker::Step(news) => news.iter().for_each(|news| self.note(news)),
+                FromWorker::Failed { id, reason } => self.answer(id).failure = Some(reason),
+                other => panic!("an engine does not say {other:?}"),
+            }
+        }
+        let tokens: Vec<_> = self.engine.last_tokens().collect();
+        for (id, token) in tokens {
+            self.answer(id).ids.push(token);
+        }
+    }
+
+    fn note(&mut self, news: &News) {
+        let answer = self.answer(news.id);
+        assert_eq!(answer.finish, None, "news after the end");
+        answer.text += &news.text;
+        answer.counts.1 += news.tokens;
+        if let Some(finish) = news.finish {
+            answer.finish = Some(finish.reason);
+            assert_eq!(finish.completion_tokens, answer.counts.1);
+            assert_eq!(finish.cached_tokens, 0);
+            answer.counts.0 = finish.prompt_tokens;
+        }
+    }
+
+    fn answer(&mut self, id: RequestId) -> &mut Answer {
+        self.answers.entry(id).or_default()
+    }
+
+    fn finish(&mut self) {
+        while !self.engine.is_idle() {
+            self.tick();
+        }
+    }
+}
+
+fn request(id: u64, prompt: Prompt, max_tokens: u32, sampling: Sampling) -> Generate {
+    Generate { id: RequestId(id), prompt, sampling, stop: Vec::new(), max_tokens: Some(max_tokens) }
+}
+
+fn greedy() -> Sampling {
+    Sampling { temperature: 0.0, ..Sampling::default() }
+}
+
+/// A case as a request that ends where the golden does.
+fn case_request(id: u64, case: &Case) -> Generate {
+    let max_tokens = u32::try_from(case.greedy_ids.len()).unwrap();
+    request(id, case.prompt(), max_tokens, greedy())
+}
+
+fn check(case: &Case, answer: &Answer) {
+    let expected = case.answer();
+    // The last token ends the sequence, and an engine forgets those with it.
+    let (_, all_but_last) = expected.split_last().unwrap();
+    assert_eq!(answer.ids, all_but_last, "{}: ids", case.name);
+    assert_eq!(answer.text, case.text, "{}: text", case.name);
+    assert_eq!(answer.finish, Some(case.finish_reason()), "{}", case.name);
+    let counts = (case.prompt_ids.len(), expected.len());
+    let found = (answer.counts.0, answer.counts.1);
+    assert_eq!(found, (u32::try_from(counts.0).unwrap(), u32::try_from(counts.1).unwrap()));
+}
+
+// === Every fixture ===
+
+fn every_case_alone(name: &str) {
+    let golden = golden(name);
+    assert!(!golden.eos_token_ids.is_empty());
+    let mut driver = Driver::new(load_fixture(name));
+    for (id, case) in (0..).zip(&golden.cases) {
+        let text = driver.preparer.prompt_text(&case.prompt()).unwrap();
+        assert_eq!(text, case.prompt, "{}: prompt", case.name);
+        let prepared = driver.preparer.prepare(case_request(id, case)).unwrap();
+        assert_eq!(prepared.prompt_ids(), case.prompt_ids, "{}: prompt ids", case.name);
+        driver.engine.admit(prepared).unwrap();
+        driver.finish();
+        check(case, &driver.answers[&RequestId(id)]);
+    }
+}
+
+/// Requests arrive while others run, wait for slots, and leave at their own ends.
+fn every_case_together(name: &str, prefill_tokens: usize) {
+    let golden = golden(name);
+    let mut driver = Driver::new(load_fixture(name));
+    driver.engine.limit_prefill(prefill_tokens);
+    for (id, case) in (0..).zip(&golden.cases) {
+        driver.admit(case_request(id, case));
+        for _ in 0..id % 4 * 5 {
+            driver.tick();
+        }
+    }
+    driver.finish();
+    for (id, case) in (0..).zip(&golden.cases) {
+        check(case, &driver.answers[&RequestId(id)]);
+    }
+}
+
+macro_rules! fixtures {
+    ($($module:ident: $folder:literal,)*) => {
+        $(mod $module {
+            #[test]
+            fn gives_the_golden_ids_one_by_one() {
+                super::every_case_alone($folder);
+            }
+
+            #[test]
+            fn gives_the_golden_ids_in_a_batch() {
+                super::every_case_together($folder, usize::MAX);
+            }
+
+            #[test]
+            fn gives_the_golden_ids_with_prompts_read_piece_by_piece() {
+                // The windows of the fixtures that have one are 32 tokens wide.
+                super::every_case_together($folder, 23);
+                super::every_case_together($folder, 50);
+            }
+        })*
+    };
+}
+
+fixtures! {
+    llama_fp32: "tiny-llama-genai-fp32",
+    llama_int4: "tiny-llama-genai-int4",
+    qwen3: "tiny-qwen3-genai-fp32",
+    gemma3: "tiny-gemma3-genai-fp32",
+    gemma3_window: "tiny-gemma3-genai-window",
+    llama_fp16: "tiny-llama-fp16kv",
+}
+
+// === What one fixture shows for all ===
+
+const PLAIN: &str = "tiny-llama-genai-fp32";
+
+#[test]
+fn a_cancelled_request_is_not_heard_of_again_and_leaves_the_others_right() {
+    let golden = golden(PLAIN);
+    for stage in 0..8 {
+        let mut driver = Driver::new(load_fixture(PLAIN));
+        for (id, case) in (0..).zip(&golden.cases[..6]) {
+            driver.admit(case_request(id, case));
+        }
+        // Request 1 is at first waiting, then joins, then runs; request 5 waits for a slot.
+        for _ in 0..stage {
+            driver.tick();
+        }
+        driver.engine.cancel(RequestId(1));
+        driver.engine.cancel(RequestId(5));
+        driver.engine.cancel(RequestId(99));
+        let heard = driver.answers.remove(&RequestId(1)).map_or(0, |answer| answer.ids.len());
+        assert!(heard < golden.cases[1].answer().len());
+        driver.finish();
+        let ids: Vec<_> = driver.answers.keys().map(|id| id.0).collect();
+        assert_eq!(ids, [0, 2, 3, 4], "cancelled after {stage} ticks");
+        for id in [0, 2, 3, 4] {
+            let case = &golden.cases[usize::try_from(id).unwrap()];
+            check(case, &driver.answers[&RequestId(id)]);
+        }
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_text_whoever_else_is_in_the_batch() {
+    let golden = golden(PLAIN);
+    let seeded = |id, seed| {
+        let sampling = Sampling {
+            seed: Some(seed),
+            temperature: 0.5,
+            top_p: 0.95,
+            frequency_penalty: 0.1,
+            ..Sampling::default()
+        };
+        request(id, golden.cases[0].prompt(), 40, sampling)
+    };
+    let mut driver = Driver::new(load_fixture(PLAIN));
+    driver.admit(seeded(0, 1));
+    driver.finish();
+    for (id, case) in (100..).zip(&golden.cases[1..4]) {
+        driver.admit(case_request(id, case));
+        driver.tick();
+    }
+    driver.admit(seeded(1, 1));
+    driver.finish();
+    driver.admit(seeded(2, 2));
+    driver.finish();
+    let answer = |id| &driver.answers[&RequestId(id)];
+    assert!(answer(0).ids.len() > 20, "the seed should give a long answer");
+    assert_eq!(answer(0), answer(1));
+    assert_ne!(answer(0).ids, answer(2).ids);
+}
+
+#[test]
+fn a_stop_text_ends_the_answer_before_itself() {
+    let golden = golden(PLAIN);
+    let case = &golden.cases[0];
+    // From the middle of one token to the middle of a later one.
+    let start = case.text.char_indices().nth(20).unwrap().0;
+    let stop: String = case.text[start..].chars().take(9).collect();
+    let before = &case.text[..case.text.find(&stop).unwrap()];
+    let mut driver = Driver::new(load_fixture(PLAIN));
+    let mut request = case_request(0, case);
+    request.stop = vec!["never".to_owned(), stop];
+    driver.admit(request);
+    driver.finish();
+    let answer = &driver.answers[&RequestId(0)];
+    assert_eq!((answer.text.as_str(), answer.finish), (before, Some(FinishReason::Stop)));
+    assert!(answer.counts.1 < 48);
+}
+
+#[test]
+fn the_answer_ends_where_the_context_does() {
+    let golden = golden(PLAIN);
+    let case = golden.cases.iter().find(|case| case.eos_index.is_none()).unwrap();
+    let prompt_tokens = u32::try_from(case.prompt_ids.len()).unwrap();
+    let mut spec = spec(&fixture(PLAIN));
+    spec.context_length = Some(prompt_tokens + 5);
+    let mut driver = Driver::new(load(&spec, |_stage, _fraction| {}).unwrap());
+    for (id, max_tokens) in [(0, None), (1, Some(10_000))] {
+        let mut request = case_request(id, case);
+        request.max_tokens = max_tokens;
+        driver.admit(request);
+        driver.finish();
+        let answer = &driver.answers[&RequestId(id)];
+        assert_eq!(answer.ids, case.greedy_ids[..4]);
+        let end = (answer.counts, answer.finish);
+        assert_eq!(end, ((prompt_tokens, 5), Some(FinishReason::Length)));
+    }
+}
+
+#[test]
+fn a_prompt_that_fills_the_context_is_refused_with_its_size() {
+    let golden = golden(PLAIN);
+    let case = &golden.cases[0];
+    let prompt_tokens = u32::try_from(case.prompt_ids.len()).unwrap();
+    let mut spec = spec(&fixture(PLAIN));
+    spec.context_length = Some(prompt_tokens);
+    let loaded = load(&spec, |_stage, _fraction| {}).unwrap();
+    let refused = loaded.preparer.prepare(case_request(0, case));
+    let expected = RequestFailure::ContextOverflow { prompt_tokens, context_length: prompt_tokens };
+    assert_eq!(refused, Err(expected));
+}
+
+#[test]
+fn no_tokens_wanted_means_that_only_the_prompt_is_read() {
+    let golden = golden(PLAIN);
+    let case = &golden.cases[0];
+    let mut driver = Driver::new(load_fixture(PLAIN));
+    driver.admit(request(0, case.prompt(), 0, greedy()));
+    driver.finish();
+    let prompt_tokens = u32::try_from(case.prompt_ids.len()).unwrap();
+    let expected = Answer {
+        finish: Some(FinishReason::Length),
+        counts: (prompt_tokens, 0),
+        ..Answer::default()
+    };
+    assert_eq!(driver.answers[&RequestId(0)], expected);
+}
+
+#[test]
+fn one_slot_serves_requests_in_order() {
+    let golden = golden(PLAIN);
+    let mut spec = spec(&fixture(PLAIN));
+    spec.slots = Some(1);
+    let loaded = load(&spec, |_stage, _fraction| {}).unwrap();
+    assert_eq!(loaded.card.slots, 1);
+    let mut driver = Driver::new(loaded);
+    for (id, case) in (0..).zip(&golden.cases[..3]) {
+        driver.admit(case_request(id, case));
+    }
+    for (id, case) in (0..).zip(&golden.cases[..3]) {
+        while driver.answers.get(&RequestId(id)).is_none_or(|answer| answer.finish.is_none()) {
+            driver.tick();
+            assert!(
+                !driver.answers.contains_key(&RequestId(id + 1)) || id == 2 || {
+                    driver.answers[&RequestId(id)].finish.is_some()
+                }
+            );
+        }
+        check(case, &driver.answers[&RequestId(id)]);
+    }
+}
+
+// === Loads ===
+
+#[test]
+fn a_load_reports_its_stages_in_order() {
+    let mut stages = Vec::new();
+    let loaded = load(&spec(&fixture(PLAIN)), |stage, fraction| {
+        stages.push((stage.as_str(), fraction));
+    });
+    let card = loaded.unwrap().card;
+    let names: Vec<_> = stages.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["files", "runtime", "session", "warm-up"]);
+    assert!(stages.is_sorted_by(|(_, a), (_, b)| a < b));
+    assert_eq!((card.architecture.as_str(), card.context_length, card.slots), ("llama", 512, 4));
+    assert_eq!(card.execution_provider, ExecutionProvider::Cpu);
+    assert!(card.execution_provider_note.is_some());
+    assert!(card.runtime_version.starts_with("1."), "{}", card.runtime_version);
+}
+
+fn refused(spec: &LoadSpec) -> LoadFailure {
+    load(spec, |_stage, _fraction| {}).map(|loaded| loaded.card).unwrap_err()
+}
+
+#[test]
+fn a_provider_asked_for_by_name_is_had_or_is_an_error_that_says_what_to_do() {
+    for provider in [ExecutionProvider::Cuda, ExecutionProvider::DirectMl] {
+        let mut spec = spec(&fixture(PLAIN));
+        spec.execution_provider = provider;
+        let failure = refused(&spec);
+        assert_eq!(failure.kind, LoadFailureKind::NoProvider);
+        assert!(failure.message.contains(provider.as_str()), "{}", failure.message);
+        assert!(failure.message.contains("use `auto` or `cpu`"), "{}", failure.message);
+    }
+    let mut spec = spec(&fixture(PLAIN));
+    spec.execution_provider = ExecutionProvider::Cpu;
+    let card = load(&spec, |_stage, _fraction| {}).unwrap().card;
+    assert_eq!(
+        (card.execution_provider, card.execution_provider_note),
+        (spec.execution_provider, None)
+    );
+}
+
+#[test]
+fn files_that_are_missing_or_short_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(fixture(PLAIN)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let spec = spec(folder.path());
+    let weights = std::fs::File::options();
+    let weights = weights.clone().write(true).open(folder.path().join("model.onnx.data")).unwrap();
+    weights.set_len(1000).unwrap();
+    let failure = refused(&spec);
+    assert_eq!(failure.kind, LoadFailureKind::BadFiles);
+    assert!(failure.message.contains("model.onnx.data is broken"), "{}", failure.message);
+    for name in ["model.onnx.data", "model.onnx", "genai_config.json"] {
+        std::fs::remove_file(folder.path().join(name)).unwrap();
+        let failure = refused(&spec);
+        assert_eq!(failure.kind, LoadFailureKind::BadFiles);
+        assert!(failure.message.contains(name), "{}", failure.message);
+    }
+}
+
+// === The real model ===
+
+#[test]
+fn a_real_model_knows_the_capital_of_france() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/models/smollm2-135m-instruct-genai-int4");
+    let Ok(model) = model.canonicalize() else {
+        eprintln!("skipped: {} is not there", model.display());
+        return;
+    };
+    let mut driver = Driver::new(load(&spec(&model), |_stage, _fraction| {}).unwrap());
+    let messages = r#"[{"role":"user","content":"What is the capital of France?"}]"#;
+    let prompt = Prompt::Chat { messages: JsonText(messages.to_owned()), tools: None };
+    driver.admit(request(0, prompt, 48, greedy()));
+    driver.finish();
+    let answer = &driver.answers[&RequestId(0)];
+    assert!(answer.text.contains("Paris"), "{:?}", answer.text);
+}

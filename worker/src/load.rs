@@ -1,0 +1,164 @@
+//! A [`LoadSpec`] → an engine and a preparer that are ready and warm.
+//!
+//! The walk of a load, in the order of its stages. Every refusal becomes a [`LoadFailure`] here
+//! and nowhere else.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hearth_shared::protocol::{LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard};
+
+use crate::generate::{Engine, Forward, ForwardError};
+use crate::model::Model;
+use crate::prepare::Preparer;
+use crate::prompt::ChatTemplate;
+use crate::runtime::Runtime;
+use crate::runtime::interface::{Hints, Interface};
+use crate::tokenizer::Tokenizer;
+
+/// How many sequences run at once, where nobody says.
+const SLOTS_DEFAULT: u32 = 4;
+const SLOTS_MAX: u32 = 64;
+
+/// A model, ready to work.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What was found, for the gateway.
+    pub card: ModelCard,
+    /// Makes requests ready for the engine; works on a thread of its own.
+    pub preparer: Preparer,
+    /// Runs them.
+    pub engine: Engine,
+}
+
+/// Loads a model; `progress` is told when a stage begins and how much of the whole is done.
+///
+/// Blocks, for minutes with a large model; ONNX Runtime tells nothing about how far it is with
+/// building a session, so nothing is said during that.
+///
+/// # Errors
+/// [`LoadFailure`], in words for the user. Nothing is left but the library, which stays loaded.
+pub fn load(
+    spec: &LoadSpec,
+    mut progress: impl FnMut(LoadStage, f32),
+) -> Result<Loaded, LoadFailure> {
+    progress(LoadStage::Files, 0.0);
+    let mut model =
+        Model::read(Path::new(&spec.model_path)).map_err(|error| error.into_failure())?;
+    // Taken and not copied: it is the largest thing that the files' reading made.
+    let tokenizer = Tokenizer::of(std::mem::take(&mut model.tokenizer))
+        .map_err(|error| failure(LoadFailureKind::BadFiles, error.to_string()))?;
+    let ends = ends(&model, &tokenizer)?;
+    let context_length = context_length(spec, &model)?;
+
+    progress(LoadStage::Runtime, 0.05);
+    let runtime =
+        Runtime::open(Path::new(&spec.runtime_library)).map_err(|error| error.into_failure())?;
+
+    progress(LoadStage::Session, 0.1);
+    let threads = threads(spec);
+    let (session, provider) = runtime
+        .session(&model.graph, spec.execution_provider, threads, to_usize(context_length))
+        .map_err(|error| error.into_failure())?;
+    let hints = Hints {
+        head_size: model.head_size,
+        kv_heads: model.kv_heads,
+        vocabulary: model.vocabulary,
+        window: model.window.as_ref(),
+    };
+    let interface =
+        Interface::of(&session, &model.names, hints).map_err(|error| error.into_failure())?;
+    let slots = spec.slots.unwrap_or(SLOTS_DEFAULT).clamp(1, SLOTS_MAX);
+    let mut forward = Forward::new(session, interface, to_usize(slots), to_usize(context_length))
+        .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
+
+    progress(LoadStage::WarmUp, 0.9);
+    warm_up(&mut forward).map_err(|error| warm_up_failure(&error))?;
+    let tokenizer = Arc::new(tokenizer);
+    Ok(Loaded {
+        card: ModelCard {
+            architecture: model.architecture.clone(),
+            context_length,
+            slots,
+            execution_provider: provider.provider,
+            execution_provider_note: provider.note,
+            runtime_version: runtime.version(),
+        },
+        preparer: preparer(&model, Arc::clone(&tokenizer), context_length),
+        engine: Engine::new(forward, tokenizer, ends),
+    })
+}
+
+fn failure(kind: LoadFailureKind, message: String) -> LoadFailure {
+    LoadFailure { kind, message }
+}
+
+/// What ends a sequence: whatever any of the files calls its end.
+fn ends(model: &Model, tokenizer: &Tokenizer) -> Result<Vec<u32>, LoadFailure> {
+    let mut ends = model.ends.clone();
+    ends.extend(model.special.get("eos_token").and_then(|token| tokenizer.id(token)));
+    ends.sort_unstable();
+    ends.dedup();
+    if ends.is_empty() {
+        return Err(failure(
+            LoadFailureKind::BadFiles,
+            "no file names a token that ends an answer; set `eos_token_id`".to_owned(),
+        ));
+    }
+    Ok(ends)
+}
+
+fn context_length(spec: &LoadSpec, model: &Model) -> Result<u32, LoadFailure> {
+    let length = spec.context_length.unwrap_or(u32::MAX).min(model.context_length);
+    if length < 2 {
+        return Err(failure(
+            LoadFailureKind::Unsupported,
+            format!("a context of {length} tokens leaves no room for an answer; set 2 or more"),
+        ));
+    }
+    Ok(length)
+}
+
+fn threads(spec: &LoadSpec) -> usize {
+    match spec.threads {
+        Some(threads) if threads > 0 => to_usize(threads),
+        Some(_) | None => std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).expect("usize has at least 32 bits on every platform served")
+}
+
+fn preparer(model: &Model, tokenizer: Arc<Tokenizer>, context_length: u32) -> Preparer {
+    let compile = |source: &String| {
+        let compiled = ChatTemplate::compile(source, &model.special);
+        if let Err(error) = &compiled {
+            // Raw prompts still work, so this ends no load.
+            tracing::warn!("the chat template can't be used: {error}");
+        }
+        compiled
+    };
+    Preparer {
+        tokenizer,
+        template: model.template.as_ref().map(compile),
+        bos: model.bos,
+        context_length,
+    }
+}
+
+/// A prompt of two tokens: no more, because a context may be as short as that.
+fn warm_up(forward: &mut Forward) -> Result<(), ForwardError> {
+    forward.prefill(0, &[0, 0])?;
+    forward.clear(0);
+    Ok(())
+}
+
+fn warm_up_failure(error: &ForwardError) -> LoadFailure {
+    match error {
+        ForwardError::Memory(_) => failure(LoadFailureKind::OutOfMemory, error.to_string()),
+        ForwardError::Run(_) => {
+            failure(LoadFailureKind::Runtime, format!("the model fails in a first run: {error}"))
+        }
+    }
+}

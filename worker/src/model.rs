@@ -1,0 +1,216 @@
+//! A path → what has to be known to run the model there, whichever layout it has.
+//!
+//! The loader calls [`Model::read`] first thing. Reads small files only: weights stay where they
+//! are, and no session exists yet. What a session says itself is read in
+//! [`crate::runtime::interface`]; these files give names, limits and ends.
+
+pub(crate) mod genai;
+mod gguf;
+mod graph_file;
+mod special;
+
+use std::path::{Path, PathBuf};
+
+use hearth_shared::protocol::{LoadFailure, LoadFailureKind};
+
+use crate::gguf::GgufModel;
+
+pub(crate) use special::SpecialTokens;
+
+/// Why a model's files can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ModelError {
+    /// A file can't be read.
+    #[error("can't read {path}: {source}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{path} is broken: {reason}", path = .path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No layout of models that Hearth knows.
+    #[error(
+        "{path} holds no model that Hearth knows: it is no `.gguf` file and has no \
+         `genai_config.json`; look whether the download is complete", path = .0.display()
+    )]
+    UnknownLayout(PathBuf),
+    /// Sound, but no kind of model that Hearth runs.
+    #[error("this model is not supported: {0}")]
+    Unsupported(String),
+}
+
+impl ModelError {
+    /// What the gateway is told.
+    pub(crate) fn into_failure(self) -> LoadFailure {
+        let kind = match &self {
+            Self::Read { .. } | Self::Broken { .. } | Self::UnknownLayout(_) => {
+                LoadFailureKind::BadFiles
+            }
+            Self::Unsupported(_) => LoadFailureKind::Unsupported,
+        };
+        LoadFailure { kind, message: self.to_string() }
+    }
+}
+
+/// Everything that a model's files say.
+#[derive(Debug)]
+pub(crate) struct Model {
+    /// The family, as the files name it.
+    pub(crate) architecture: String,
+    pub(crate) graph: GraphSource,
+    pub(crate) tokenizer: TokenizerSource,
+    /// The chat template's source, if there is one.
+    pub(crate) template: Option<String>,
+    pub(crate) special: SpecialTokens,
+    /// What starts a sequence that would otherwise be empty.
+    pub(crate) bos: Option<u32>,
+    /// What ends a sequence, as the configuration says; the tokenizer may know more.
+    pub(crate) ends: Vec<u32>,
+    pub(crate) context_length: u32,
+    pub(crate) names: Names,
+    pub(crate) head_size: Option<usize>,
+    pub(crate) kv_heads: Option<usize>,
+    pub(crate) vocabulary: Option<usize>,
+    pub(crate) window: Option<Window>,
+}
+
+/// Where the graph comes from.
+#[derive(Debug)]
+pub(crate) enum GraphSource {
+    /// An ONNX file; its weights may lie in files beside it.
+    File(PathBuf),
+    /// A GGUF file, from which a graph is built in memory.
+    Gguf(Box<GgufModel>),
+}
+
+/// Where the tokenizer comes from.
+#[derive(Debug)]
+pub(crate) enum TokenizerSource {
+    /// `tokenizer.json`, whole.
+    Json(Vec<u8>),
+    /// Built already, from another kind of file.
+    Built(Box<tokenizers::Tokenizer>),
+}
+
+impl Default for TokenizerSource {
+    fn default() -> Self {
+        Self::Json(Vec::new())
+    }
+}
+
+/// The names of a decoder's inputs and outputs; `%d` in a cache's name is the layer's number.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    pub(crate) input_ids: String,
+    pub(crate) attention_mask: String,
+    pub(crate) logits: String,
+    pub(crate) past_keys: String,
+    pub(crate) past_values: String,
+    pub(crate) present_keys: String,
+    pub(crate) present_values: String,
+}
+
+impl Names {
+    pub(crate) fn past_key(&self, layer: usize) -> String {
+        numbered(&self.past_keys, layer)
+    }
+
+    pub(crate) fn past_value(&self, layer: usize) -> String {
+        numbered(&self.past_values, layer)
+    }
+
+    pub(crate) fn present_key(&self, layer: usize) -> String {
+        numbered(&self.present_keys, layer)
+    }
+
+    pub(crate) fn present_value(&self, layer: usize) -> String {
+        numbered(&self.present_values, layer)
+    }
+}
+
+fn numbered(template: &str, layer: usize) -> String {
+    template.replacen("%d", &layer.to_string(), 1)
+}
+
+/// Layers whose cache holds a window of the newest positions and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) layers: Vec<usize>,
+    /// How many rows such a cache has, always.
+    pub(crate) rows: usize,
+}
+
+impl Model {
+    /// Reads the model at `path`.
+    ///
+    /// # Errors
+    /// [`ModelError`], the file in question named.
+    pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
+        if path.join(genai::CONFIG_FILE).exists() {
+            return genai::read(path);
+        }
+        if gguf::is_at(path) {
+            return gguf::read(path);
+        }
+        // A path that isn't there at all deserves the system's own words.
+        std::fs::metadata(path)
+            .map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
+        Err(ModelError::UnknownLayout(path.to_owned()))
+    }
+}
+
+/// Configuration files are small; whatever is larger than this is something else.
+const TEXT_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let io = |source| ModelError::Read { path: path.to_owned(), source };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > TEXT_FILE_BYTES_MAX {
+        return Err(ModelError::Broken {
+            path: path.to_owned(),
+            reason: format!("{bytes} bytes are too many for such a file"),
+        });
+    }
+    std::fs::read(path).map_err(io)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
+    serde_json::from_slice(&read_file(path)?)
+        .map_err(|error| ModelError::Broken { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// As [`read_json`], for a file that need not be there.
+fn read_json_if_there<T: serde::de::DeserializeOwned + Default>(
+    path: &Path,
+) -> Result<T, ModelError> {
+    if path.exists() { read_json(path) } else { Ok(T::default()) }
+}
+
+/// One id or several: configurations write either.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(untagged)]
+enum Ids {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl Ids {
+    fn into_vec(self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![id],
+            Self::Many(ids) => ids,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

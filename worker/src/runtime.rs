@@ -1,0 +1,213 @@
+//! ONNX Runtime: its library, the one environment of this process, sessions.
+//!
+//! The loader calls it once; the engine then works on the [`bound::BoundSession`] that it made. Nothing
+//! else in the worker knows how ONNX Runtime is set up, and nothing here knows what a model says.
+
+pub(crate) mod bound;
+pub(crate) mod interface;
+pub(crate) mod provider;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hearth_shared::protocol::{ExecutionProvider, LoadFailure, LoadFailureKind};
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use ort::session::Session;
+use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
+
+use crate::gguf::{self, GgufError, GraphKind, GraphOptions, Positions};
+use crate::model::GraphSource;
+use crate::runtime::provider::Provider;
+
+/// Why ONNX Runtime gives no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RuntimeError {
+    /// The library is missing, broken or too old.
+    #[error("can't load ONNX Runtime: {0}; run `scripts/setup`, or put a build of 1.{minor} or later into `runtime/`", minor = ort::MINOR_VERSION)]
+    Library(String),
+    /// This process has loaded another library already.
+    #[error("this process runs {loaded} already and can't load {asked} too")]
+    OtherLibrary {
+        /// The library in use.
+        loaded: PathBuf,
+        /// The library asked for.
+        asked: PathBuf,
+    },
+    /// The execution provider that was asked for by name can't be had.
+    #[error("execution provider `{provider}` can't be had: {reason}")]
+    NoProvider {
+        /// Its name.
+        provider: &'static str,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// ONNX Runtime refused.
+    #[error("ONNX Runtime: {}", one_line(.0.message()))]
+    Refused(#[from] ort::Error),
+    /// A GGUF file gives no graph, or ONNX Runtime refused it.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+}
+
+impl From<ort::Error<SessionBuilder>> for RuntimeError {
+    fn from(error: ort::Error<SessionBuilder>) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl RuntimeError {
+    /// What the gateway is told.
+    pub(crate) fn into_failure(self) -> LoadFailure {
+        let kind = match &self {
+            Self::Library(_) | Self::OtherLibrary { .. } => LoadFailureKind::NoRuntime,
+            Self::NoProvider { .. } => LoadFailureKind::NoProvider,
+            Self::Refused(error) if is_out_of_memory(error.message()) => {
+                LoadFailureKind::OutOfMemory
+            }
+            Self::Refused(_) | Self::Gguf(GgufError::HandOver { .. }) => LoadFailureKind::Runtime,
+            Self::Gguf(_) => LoadFailureKind::BadFiles,
+        };
+        LoadFailure { kind, message: self.to_string() }
+    }
+}
+
+/// ONNX Runtime has no error code for it, only these words from its allocators.
+fn is_out_of_memory(message: &str) -> bool {
+    ["bad_alloc", "Failed to allocate memory", "out of memory"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// ONNX Runtime's messages hold line breaks, ours are one line.
+pub(crate) fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// ONNX Runtime, loaded. A cheap handle: the library is loaded once in a process, and stays.
+#[derive(Debug, Clone)]
+pub(crate) struct Runtime {
+    environment: Environment,
+    library: PathBuf,
+}
+
+/// Kept for good: ONNX Runtime allows one environment in a process, and no second one after it.
+static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+
+impl Runtime {
+    /// Loads the library at `path`, or finds it loaded.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Library`], [`RuntimeError::OtherLibrary`] or [`RuntimeError::Refused`].
+    pub(crate) fn open(path: &Path) -> Result<Self, RuntimeError> {
+        let library = std::fs::canonicalize(path)
+            .map_err(|error| RuntimeError::Library(format!("{}: {error}", path.display())))?;
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*loaded {
+            Some(runtime) if runtime.library == library => return Ok(runtime.clone()),
+            Some(runtime) => {
+                return Err(RuntimeError::OtherLibrary {
+                    loaded: runtime.library.clone(),
+                    asked: library,
+                });
+            }
+            None => {}
+        }
+        let environment = ort::init_from(&library)
+            .map_err(|error| RuntimeError::Library(one_line(&error.to_string())))?
+            .with_name("hearth")
+            .with_telemetry(false)
+            .with_logger(Arc::new(log))
+            .build()?;
+        environment.set_log_level(LogLevel::Warning);
+        let runtime = Self { environment, library };
+        *loaded = Some(runtime.clone());
+        Ok(runtime)
+    }
+
+    /// ONNX Runtime's own version.
+    pub(crate) fn version(&self) -> String {
+        let info = one_line(ort::info());
+        tracing::info!(library = %self.library.display(), "{info}");
+        version_of(&self.library, &info)
+    }
+
+    /// Builds a session for `graph`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NoProvider`] for a provider asked for by name; [`RuntimeError::Refused`].
+    pub(crate) fn session(
+        &self,
+        graph: &GraphSource,
+        asked: ExecutionProvider,
+        threads: usize,
+        context_length: usize,
+    ) -> Result<(Session, Provider), RuntimeError> {
+        let options = || self.options(threads);
+        let (mut builder, provider) = provider::choose(asked, options)?;
+        let session = match graph {
+            GraphSource::File(path) => builder.commit_from_file(path)?,
+            GraphSource::Gguf(model) => {
+                let (kind, logits) = (GraphKind::Default, Positions::Last);
+                let options = GraphOptions { kind, logits, context_length };
+                let threads = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
+                gguf::build_graph(model, options)?.commit(builder, threads)?
+            }
+        };
+        Ok((session, provider))
+    }
+
+    fn options(&self, threads: usize) -> Result<SessionBuilder, RuntimeError> {
+        let builder = Session::builder(&self.environment)?
+            // The default policy picks devices by itself, on some systems an accelerator.
+            .with_auto_device(AutoDevicePolicy::PreferCPU)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(threads)?
+            // Shapes change with every step, so a plan of allocations per shape is never reused.
+            .with_memory_pattern(false)?
+            // Threads may spin for their next task while a run lasts, which decoding needs, and
+            // stop with it: an idle worker uses no CPU.
+            .with_config_entry("session.force_spinning_stop", "1")?;
+        Ok(builder)
+    }
+}
+
+/// The C interface tells no version to who has it already; release builds name their branch after
+/// it, and libraries' files are named after it.
+fn version_of(library: &Path, build_info: &str) -> String {
+    let branch = build_info.split_once("git-branch=rel-").map(|(_, rest)| rest);
+    let branch = branch.and_then(|rest| rest.split(',').next());
+    let file = library.file_name().and_then(|name| name.to_str());
+    let suffix = file.and_then(|name| name.split_once(".so.")).map(|(_, suffix)| suffix);
+    branch.or(suffix).unwrap_or(build_info).to_owned()
+}
+
+fn log(level: LogLevel, category: &str, _id: &str, place: &str, message: &str) {
+    match level {
+        LogLevel::Verbose | LogLevel::Info => tracing::debug!(category, place, "{message}"),
+        LogLevel::Warning => tracing::warn!(category, place, "{message}"),
+        LogLevel::Error | LogLevel::Fatal => tracing::error!(category, place, "{message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_says_what_to_run() {
+        let error = Runtime::open(Path::new("/nonexistent/libonnxruntime.so")).unwrap_err();
+        let failure = error.into_failure();
+        assert_eq!(failure.kind, LoadFailureKind::NoRuntime);
+        assert!(failure.message.contains("/nonexistent/libonnxruntime.so"), "{}", failure.message);
+        assert!(failure.message.contains("scripts/setup"), "{}", failure.message);
+    }
+
+    #[test]
+    fn exhausted_memory_is_told_apart_by_onnx_runtimes_words() {
+        assert!(is_out_of_memory("Failed to allocate memory for requested buffer of size 17"));
+        assert!(is_out_of_memory("Exception during initialization: std::bad_alloc"));
+        assert!(!is_out_of_memory("Load model from x.onnx failed: Protobuf parsing failed."));
+    }
+}

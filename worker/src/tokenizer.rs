@@ -1,0 +1,90 @@
+//! Text to token ids and back.
+//!
+//! The preparing thread encodes prompts, the engine decodes answers piece by piece
+//! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds no special tokens of its own: what
+//! a prompt starts with is the chat template's business.
+
+pub(crate) mod pieces;
+
+use std::collections::HashSet;
+
+use crate::model::TokenizerSource;
+
+/// Why a tokenizer can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenizerError {
+    /// `tokenizer.json` can't be understood.
+    #[error("tokenizer.json is broken: {0}")]
+    Broken(String),
+    /// A text can't be encoded.
+    #[error("the prompt can't be encoded: {0}")]
+    Encode(String),
+}
+
+/// A model's tokenizer.
+#[derive(Debug)]
+pub(crate) struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Tokens that are structure and not text: left out of answers.
+    special: HashSet<u32>,
+}
+
+impl Tokenizer {
+    /// Makes the tokenizer that a model's files hold.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Broken`].
+    pub(crate) fn of(source: TokenizerSource) -> Result<Self, TokenizerError> {
+        match source {
+            TokenizerSource::Json(json) => Self::from_json(&json),
+            TokenizerSource::Built(built) => Ok(Self::built(*built)),
+        }
+    }
+
+    /// Reads `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Broken`].
+    pub(crate) fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
+        let broken = |error: tokenizers::Error| TokenizerError::Broken(error.to_string());
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(broken)?;
+        // Some files carry the truncation and padding of their training.
+        inner.with_truncation(None).map_err(broken)?;
+        inner.with_padding(None);
+        Ok(Self::built(inner))
+    }
+
+    fn built(inner: tokenizers::Tokenizer) -> Self {
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        Self { inner, special }
+    }
+
+    /// Encodes a text; special tokens in it are recognised, none are added.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        match self.inner.encode_fast(text, false) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => Err(TokenizerError::Encode(error.to_string())),
+        }
+    }
+
+    /// The id of a token by its text.
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Whether answers leave the token out.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// Decodes ids that are not special; bytes that are no UTF-8 become U+FFFD.
+    pub(crate) fn decode(&self, ids: &[u32]) -> String {
+        // The library fails on nothing that a decoder of a `tokenizer.json` can do to known
+        // tokens, and unknown ids are left out.
+        self.inner.decode(ids, false).unwrap_or_default()
+    }
+}
