@@ -2,6 +2,7 @@
 //!
 //! The goldens come from PyTorch in float32 on the dequantised weights; `tests/fixtures/gguf` holds
 //! them beside the files. One teacher-forced run per case covers all positions.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::OnceLock};
 
@@ -102,7 +103,8 @@ fn compare(name: &str, kind: GraphKind) -> (usize, f64) {
         for ((row, &id), expected) in rows.iter().zip(&greedy).zip(expected) {
             let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
             misses += usize::from(best as i64 != id);
-            furthest = furthest.max((row[id as usize] - expected.as_f64().unwrap()).abs());
+            furthest = furthest
+                .max((row[usize::try_from(id).unwrap()] - expected.as_f64().unwrap()).abs());
         }
     }
     (misses, furthest)
@@ -155,4 +157,31 @@ fn prompts_encode_to_the_golden_ids() {
             assert_eq!(encoded, ids(&case["prompt_ids"]), "{name}: {}", case["name"]);
         }
     }
+}
+
+/// Two real vocabularies without their weights, against implementations of others.
+#[test]
+fn real_vocabularies_encode_and_decode_as_their_references() {
+    for name in ["smollm2-vocabulary", "mistral-vocabulary"] {
+        let (_, vocabulary) = gguf::open(&fixture(&format!("{name}.gguf"))).unwrap();
+        for case in golden(name)["cases"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let encoding = vocabulary.tokenizer.encode(text, false).unwrap();
+            let encoded: Vec<i64> = encoding.get_ids().iter().map(|&id| i64::from(id)).collect();
+            assert_eq!(encoded, ids(&case["ids"]), "{name}: {text:?}");
+            let decoded = vocabulary.tokenizer.decode(encoding.get_ids(), false).unwrap();
+            assert_eq!(decoded, case["decoded"].as_str().unwrap(), "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn a_vocabulary_says_what_begins_and_what_ends() {
+    let ends = |name: &str| {
+        let (_, vocabulary) = gguf::open(&fixture(name)).unwrap();
+        (vocabulary.bos, vocabulary.adds_bos, vocabulary.ends)
+    };
+    assert_eq!(ends("smollm2-vocabulary.gguf"), (Some(1), false, vec![2]));
+    assert_eq!(ends("mistral-vocabulary.gguf"), (Some(1), true, vec![2]));
+    assert_eq!(ends("tiny-qwen3-q8_0.gguf"), (Some(0), false, vec![2]));
 }

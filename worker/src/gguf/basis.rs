@@ -21,10 +21,15 @@ pub(super) struct Basis {
 }
 
 impl Basis {
-    /// The same for every load: the signs come from a fixed sequence.
-    pub(super) fn new(width: usize) -> Self {
+    /// The same for every load: the signs come from a fixed sequence. `None` for a width whose odd
+    /// part would make the Hartley transform dear; no model has one.
+    pub(super) fn new(width: usize) -> Option<Self> {
+        const ODD_MAX: usize = 255;
         let power = 1 << width.trailing_zeros();
         let odd = width / power;
+        if odd > ODD_MAX {
+            return None;
+        }
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let signs = (0..width).map(|_| {
             // Xorshift: any fixed sequence without a pattern does.
@@ -41,7 +46,7 @@ impl Basis {
             (sin + cos) * norm
         };
         let hartley = (0..odd * odd).map(cell).collect();
-        Self { signs, power, hartley, odd }
+        Some(Self { signs, power, hartley, odd })
     }
 
     /// Turns rows of `width` elements, in place.
@@ -122,7 +127,7 @@ mod tests {
     #[test]
     fn products_are_the_same_in_the_other_basis() {
         for width in [1, 2, 7, 64, 96, 576] {
-            let basis = Basis::new(width);
+            let basis = Basis::new(width).unwrap();
             let a: Vec<f32> = (0..width).map(|i| (i as f32 * 0.7).sin()).collect();
             let b: Vec<f32> = (0..width).map(|i| (i as f32 * 1.3).cos()).collect();
             let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -136,13 +141,14 @@ mod tests {
     fn one_large_channel_is_spread_over_all() {
         let mut row = vec![0.0; 576];
         row[100] = 24.0;
-        let largest = turned(&Basis::new(576), &row).iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+        let largest =
+            turned(&Basis::new(576).unwrap(), &row).iter().fold(0.0, |m: f32, x| m.max(x.abs()));
         assert!(largest < 1.5, "{largest}");
     }
 
     #[test]
     fn columns_turn_as_rows_do() {
-        let basis = Basis::new(96);
+        let basis = Basis::new(96).unwrap();
         let column: Vec<f32> = (0..96).map(|i| i as f32 - 40.0).collect();
         let mut tile: Vec<f32> = column.iter().flat_map(|&x| [x, 2.0 * x, 0.0]).collect();
         basis.turn_columns(&mut tile, 3, &mut Vec::new());

@@ -8,6 +8,8 @@ use super::{GgufError, reader::GgufFile};
 /// Far above any model, far below what overflows when such numbers are multiplied.
 const SIZE_MAX: usize = 1 << 20;
 const LAYERS_MAX: usize = 1024;
+/// The rotary tables are as long as the context: a file must not claim any size.
+const CONTEXT_MAX: usize = 1 << 20;
 
 /// The families that a graph is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +117,7 @@ impl Facts {
             heads,
             kv_heads,
             head_dim,
-            context_length: bounded(file, &key("context_length"), 1 << 30)?,
+            context_length: bounded(file, &key("context_length"), CONTEXT_MAX)?,
             vocab_size: embedding.shape.get(1).copied().unwrap_or(0),
             epsilon,
             rope: rope(file, architecture)?,

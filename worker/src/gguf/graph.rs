@@ -23,6 +23,7 @@ use super::{
     Facts, GgufError, GgufModel,
     basis::Basis,
     decode::decode,
+    encode::BLOCK,
     matrix::{Matrix, Part, Turn},
     onnx::DataType,
     reader::GgufFile,
@@ -76,7 +77,7 @@ pub struct GraphOptions {
 pub fn build_graph(model: &GgufModel, options: GraphOptions) -> Result<BuiltGraph<'_>, GgufError> {
     let GraphOptions { kind, logits, context_length } = options;
     let facts = &model.facts;
-    let basis = (kind == GraphKind::Default).then(|| Arc::new(Basis::new(facts.hidden)));
+    let basis = if kind == GraphKind::Default { basis(facts) } else { None };
     let nodes = Nodes::default();
     let mut builder =
         Builder { file: &model.file, facts, kind, logits, basis, nodes, weights: Vec::new() };
@@ -87,6 +88,16 @@ pub fn build_graph(model: &GgufModel, options: GraphOptions) -> Result<BuiltGrap
     }
     builder.logits(stream)?;
     Ok(BuiltGraph { model_proto: builder.nodes.encode(), weights: builder.weights })
+}
+
+/// Sizes that no kernel takes in blocks keep the basis that they have.
+fn basis(facts: &Facts) -> Option<Arc<Basis>> {
+    let sizes = [facts.hidden, facts.feed_forward, facts.heads * facts.head_dim];
+    if sizes.iter().all(|size| size.is_multiple_of(BLOCK)) {
+        Basis::new(facts.hidden).map(Arc::new)
+    } else {
+        None
+    }
 }
 
 /// The graph being written and what it is written from.

@@ -30,21 +30,21 @@ impl BuiltGraph<'_> {
         threads: NonZeroUsize,
     ) -> Result<Session, GgufError> {
         let Self { model_proto, weights } = self;
-        let mut buffers: Vec<(Arc<[u8]>, Arc<[u8]>)> = weights
+        let mut buffers: Vec<[Arc<[u8]>; 2]> = weights
             .iter()
             .map(|weight| {
                 let second = weight.second.as_ref().map_or(0, Slot::bytes);
-                (zeros(weight.first.bytes()), zeros(second))
+                [zeros(weight.first.bytes()), zeros(second)]
             })
             .collect();
         let mut pieces: Vec<Piece<'_>> = Vec::new();
-        for (weight, (first, second)) in weights.iter().zip(&mut buffers) {
+        for (weight, [first, second]) in weights.iter().zip(&mut buffers) {
             let unshared = "nobody else has seen the buffer yet";
             let first = Arc::get_mut(first).expect(unshared);
             pieces.extend(weight.pieces(first, Arc::get_mut(second).expect(unshared)));
         }
         run(pieces, threads);
-        for (weight, (first, second)) in weights.iter().zip(buffers) {
+        for (weight, [first, second]) in weights.iter().zip(buffers) {
             builder = add(builder, &weight.first, first)?;
             if let Some(slot) = &weight.second {
                 builder = add(builder, slot, second)?;

@@ -43,9 +43,14 @@ pub(super) fn tables(
     let angles = (0..positions)
         .flat_map(|position| frequencies.iter().map(move |frequency| position as f64 * frequency));
     let (cos, sin) = angles
-        .map(|angle| ((angle.cos() * magnitude) as f32, (angle.sin() * magnitude) as f32))
+        .map(|angle| (nearest(angle.cos() * magnitude), nearest(angle.sin() * magnitude)))
         .unzip();
     Ok(Tables { cos, sin })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the table is f32; rounding is meant")]
+fn nearest(x: f64) -> f32 {
+    x as f32
 }
 
 fn factors(file: &GgufFile, half: usize) -> Result<Vec<f32>, GgufError> {

@@ -3,7 +3,7 @@
 //! The merges are found again from the scores: two tokens whose texts make a third may merge, and
 //! the third one's score ranks it.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::{cmp::Ordering, collections::HashSet};
 
 use tokenizers::{
     DecoderWrapper, NormalizerWrapper, Tokenizer,
@@ -53,24 +53,27 @@ pub(super) fn build(file: &GgufFile, tokens: &Tokens<'_>) -> Result<Tokenizer, G
 }
 
 fn merges(tokens: &Tokens<'_>, scores: &[f32]) -> Vec<(String, String)> {
-    let ids: HashMap<&str, u32> = tokens.with_ids().map(|(id, text)| (text, id)).collect();
+    let known: HashSet<&str> = tokens.texts.iter().copied().collect();
     let mut found = Vec::new();
-    for ((_, text), &score) in tokens.with_ids().zip(scores) {
+    for (&text, &score) in tokens.texts.iter().zip(scores) {
         if text.len() > MERGED_BYTES_MAX {
             continue;
         }
         for (at, _) in text.char_indices().skip(1) {
             let (left, right) = text.split_at(at);
-            if let (Some(&left_id), Some(&right_id)) = (ids.get(left), ids.get(right)) {
-                found.push((score, left_id, right_id, left, right));
+            if known.contains(left) && known.contains(right) {
+                found.push((score, left, right));
             }
         }
     }
+    // Where scores are equal, as those of long runs of spaces are, SentencePiece lets the leftmost
+    // piece grow first; ranks can't say that, and the longest left side comes nearest.
+    let lengths = |left: &str, right: &str| (left.chars().count(), right.chars().count());
     found.sort_by(|a, b| {
         let by_score = b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal);
-        by_score.then((a.1, a.2).cmp(&(b.1, b.2)))
+        by_score.then_with(|| lengths(b.1, b.2).cmp(&lengths(a.1, a.2)))
     });
-    found.into_iter().map(|(.., left, right)| (left.to_owned(), right.to_owned())).collect()
+    found.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
 }
 
 fn replace(from: &str, to: &str) -> Result<Replace, GgufError> {
