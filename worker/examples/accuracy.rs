@@ -79,7 +79,7 @@ impl<'m> Run<'m> {
     }
 
     /// Log-probabilities at every one of `ids`, which follow what was given since the reset.
-    fn logprobs(&mut self, ids: &[i64], before: usize) -> anyhow::Result<Vec<Vec<f32>>> {
+    fn logprobs(&mut self, ids: &[i64], before: usize) -> anyhow::Result<Vec<Vec<f64>>> {
         let mask = vec![1_i64; before + ids.len()];
         let mut inputs: Vec<(String, SessionInputValue<'_>)> = vec![
             ("input_ids".into(), Tensor::from_array(([1, ids.len()], ids.to_vec()))?.into()),
@@ -104,11 +104,11 @@ fn names(layers: usize) -> Vec<String> {
     (0..layers).flat_map(|layer| ["key", "value"].map(|part| format!("{layer}.{part}"))).collect()
 }
 
-fn log_softmax(row: &[f32]) -> Vec<f32> {
+fn log_softmax(row: &[f32]) -> Vec<f64> {
     let largest = row.iter().copied().fold(f32::MIN, f32::max);
     let sum: f64 = row.iter().map(|x| f64::from(x - largest).exp()).sum();
-    let log_sum = sum.ln() as f32;
-    row.iter().map(|x| x - largest - log_sum).collect()
+    let log_sum = sum.ln();
+    row.iter().map(|x| f64::from(x - largest) - log_sum).collect()
 }
 
 #[derive(Default)]
@@ -135,19 +135,19 @@ fn score(runs: &mut [Run<'_>], ids: &[i64], scores: &mut [Score]) -> anyhow::Res
                 score.tokens += 1;
                 score.kl += divergence(reference, row);
                 score.same_best += usize::from(best(reference) == best(row));
-                score.surprise -= f64::from(row[usize::try_from(target)?]);
+                score.surprise -= row[usize::try_from(target)?];
             }
         }
     }
     Ok(())
 }
 
-fn divergence(reference: &[f32], other: &[f32]) -> f64 {
+fn divergence(reference: &[f64], other: &[f64]) -> f64 {
     let terms = reference.iter().zip(other);
-    terms.map(|(r, o)| f64::from(r.exp()) * f64::from(r - o)).sum()
+    terms.map(|(r, o)| r.exp() * (r - o)).sum()
 }
 
-fn best(row: &[f32]) -> usize {
+fn best(row: &[f64]) -> usize {
     row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)
 }
 
