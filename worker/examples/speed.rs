@@ -3,8 +3,7 @@
 //! `speed LIBRARY THREADS ROUNDS MODEL...`: a model is a `.gguf` file, with `:exact` behind it for that
 //! graph, or an onnxruntime-genai folder's `model.onnx`. Past and present are one buffer, as in the
 //! worker. Every round runs every model once per shape, so that a busy machine is busy for all;
-//! printed are the best and the median. Load time and memory are those of the first model if it is
-//! the only one.
+//! printed are the best and the median. Memory after the load is that of all models so far.
 
 use std::{
     env, fs,

@@ -185,3 +185,19 @@ fn a_vocabulary_says_what_begins_and_what_ends() {
     assert_eq!(ends("mistral-vocabulary.gguf"), (Some(1), true, vec![2]));
     assert_eq!(ends("tiny-qwen3-q8_0.gguf"), (Some(0), false, vec![2]));
 }
+
+/// The fuzzer's seeds: whole models of a few numbers, in what the fixtures lack.
+#[test]
+fn seeds_of_every_kind_run_in_every_graph() {
+    for name in ["llama-byte-level", "llama-sentencepiece", "qwen2-byte-level"] {
+        let seed = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/gguf").join(name);
+        let (model, _) = gguf::open(&seed).unwrap();
+        let run = |kind| logprobs(&mut session(&model, kind), &model, &[0, 2, 3], 1).remove(0);
+        let expected = run(GraphKind::Reference);
+        for kind in [GraphKind::Exact, GraphKind::Default] {
+            let furthest = run(kind).iter().zip(&expected).map(|(a, b)| (a - b).abs());
+            let furthest = furthest.fold(0.0, f64::max);
+            assert!(furthest < 0.05, "{name} {kind:?}: {furthest}");
+        }
+    }
+}

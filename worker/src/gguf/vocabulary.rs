@@ -25,7 +25,7 @@ pub struct Vocabulary {
     pub adds_bos: bool,
     /// Tokens that end an answer, ascending.
     pub ends: Vec<u32>,
-    /// The text of each token, by id; special ones included.
+    /// The text of `bos`.
     pub bos_text: Option<String>,
     /// The text of `tokenizer.ggml.eos_token_id`.
     pub eos_text: Option<String>,
