@@ -94,7 +94,7 @@ impl Worker {
         loop {
             let Ok(happening) = self.inbox.recv() else { return ExitCode::SUCCESS };
             let next = match happening {
-                Happening::Said(message) => self.obey(message),
+                Happening::Said(message) => self.obey(&message),
                 Happening::Go => self.go(),
                 Happening::GatewayGone => Next::End(0),
             };
@@ -147,8 +147,8 @@ impl Worker {
         }
     }
 
-    fn obey(&mut self, message: ToWorker) -> Next {
-        match message {
+    fn obey(&mut self, message: &ToWorker) -> Next {
+        match *message {
             ToWorker::Generate(Generate { id, .. }) => {
                 self.control.tell(&format!("generate {id}"));
                 self.answer(id, 0)

@@ -146,7 +146,11 @@ impl Flags {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "leaving a process behind is what it is for")]
+    #[expect(
+        clippy::disallowed_methods,
+        clippy::zombie_processes,
+        reason = "leaving a process behind is what it is for"
+    )]
     pub(crate) fn fork_if_asked(&self, control: OwnedFd) {
         if self.fork {
             // It inherits standard output and error, as a careless worker's child would, and the

@@ -127,7 +127,6 @@ async fn ask_for_the_capital(gateway: &Gateway, stream: bool) -> String {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "who runs the tests has to see that one was left out")]
 async fn a_real_model_knows_the_capital_of_france_and_leaves_no_memory_behind() {
     let Some(folder) = smollm2() else {
         eprintln!("SKIPPED: ../shared/models has no SmolLM2");
