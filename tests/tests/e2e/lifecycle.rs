@@ -14,10 +14,11 @@ async fn two_hundred_requests_to_a_cold_model_start_one_worker() {
     let gateway = home().start_fake(&["--at", "load=hold"], &[]).await;
     let asking = join_all((0..200).map(|_| async {
         let answer = gateway.chat("m", json!({})).await;
-        (answer.status, answer.json().await["choices"][0]["message"]["content"].clone())
+        (answer.status, answer.json().await)
     }));
     let loading = async {
         let mut worker = gateway.stage.next_worker().await;
+        worker.heard("at load").await;
         let all_wait = async { while gateway.ps().await[0]["queued"] != 200 {} };
         patiently("all of them to wait", all_wait).await;
         worker.go().await;
@@ -25,8 +26,9 @@ async fn two_hundred_requests_to_a_cold_model_start_one_worker() {
     };
     let (answers, _worker) = tokio::join!(asking, loading);
     assert_eq!(answers.len(), 200);
-    for (status, text) in answers {
-        assert_eq!((status, text), (StatusCode::OK, json!("t0 t1 t2 ")));
+    for (status, body) in answers {
+        assert_eq!(status, StatusCode::OK, "{body}");
+        assert_eq!(body["choices"][0]["message"]["content"], "t0 t1 t2 ");
     }
     assert!(!gateway.stage.has_another().await);
     assert_eq!(gateway.metric("hearth_worker_spawns_total{model=\"m\"}").await, Some(1.0));
