@@ -32,20 +32,19 @@ struct Details<'a> {
     format: &'static str,
     family: &'a str,
     families: [&'a str; 1],
-    parameter_size: &'static str,
-    quantization_level: &'static str,
+    parameter_size: &'a str,
+    quantization_level: &'a str,
 }
 
 impl<'a> Details<'a> {
     fn of(model: &'a Model) -> Self {
         Self {
             parent_model: "",
-            format: Model::FORMAT,
-            family: &model.family,
-            families: [&model.family],
-            // An ONNX folder says neither.
-            parameter_size: "",
-            quantization_level: "",
+            format: model.facts.format,
+            family: &model.facts.family,
+            families: [&model.facts.family],
+            parameter_size: &model.facts.parameter_size,
+            quantization_level: &model.facts.quantization_level,
         }
     }
 }

@@ -5,195 +5,22 @@
 //! times; both must give the same ids.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+#[path = "golden_decoders/golden.rs"]
+mod golden;
+#[path = "golden_decoders/driver.rs"]
+mod driver;
+
+use std::path::Path;
 
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    ExecutionProvider, FinishReason, FromWorker, Generate, JsonText, LoadFailure, LoadFailureKind,
-    LoadSpec, News, Prompt, RequestFailure, Sampling,
+    ExecutionProvider, FinishReason, JsonText, LoadFailure, LoadFailureKind, LoadSpec, Prompt,
+    RequestFailure, Sampling,
 };
-use hearth_worker::{Engine, Loaded, Preparer, load};
-use serde::Deserialize;
-use serde_json::Value;
+use hearth_worker::load;
 
-// === The goldens ===
-
-#[derive(Deserialize)]
-struct Golden {
-    eos_token_ids: Vec<u32>,
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    name: String,
-    messages: Option<Value>,
-    tools: Option<Value>,
-    prompt: String,
-    prompt_ids: Vec<u32>,
-    greedy_ids: Vec<u32>,
-    eos_index: Option<usize>,
-    text: String,
-}
-
-impl Case {
-    fn prompt(&self) -> Prompt {
-        match &self.messages {
-            None => Prompt::Text(self.prompt.clone()),
-            Some(messages) => Prompt::Chat {
-                messages: JsonText(messages.to_string()),
-                tools: self.tools.as_ref().map(|tools| JsonText(tools.to_string())),
-            },
-        }
-    }
-
-    /// The ids that a server generates: up to the end token, which counts, or all.
-    fn answer(&self) -> &[u32] {
-        match self.eos_index {
-            Some(index) => &self.greedy_ids[..=index],
-            None => &self.greedy_ids,
-        }
-    }
-
-    fn finish_reason(&self) -> FinishReason {
-        match self.eos_index {
-            Some(_) => FinishReason::Stop,
-            None => FinishReason::Length,
-        }
-    }
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
-
-fn golden(name: &str) -> Golden {
-    let path = fixture(name).join("golden.json");
-    let text = std::fs::read_to_string(&path).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
-/// ONNX Runtime, where `scripts/setup` puts it.
-#[expect(clippy::disallowed_methods, reason = "a test finds the runtime where the gateway would")]
-fn runtime_library() -> String {
-    let home = match std::env::var("HEARTH_HOME") {
-        Ok(home) => PathBuf::from(home),
-        Err(_) => PathBuf::from(std::env::var("HOME").unwrap()).join(".local/share/hearth"),
-    };
-    let library = home.join("runtime/libonnxruntime.so");
-    match library.canonicalize() {
-        Ok(path) => path.to_str().unwrap().to_owned(),
-        Err(error) => panic!("{}: {error}; run `scripts/setup` first", library.display()),
-    }
-}
-
-fn spec(model: &Path) -> LoadSpec {
-    LoadSpec {
-        model_path: model.to_str().unwrap().to_owned(),
-        runtime_library: runtime_library(),
-        execution_provider: ExecutionProvider::Auto,
-        threads: Some(1),
-        context_length: None,
-        slots: None,
-    }
-}
-
-fn load_fixture(name: &str) -> Loaded {
-    load(&spec(&fixture(name)), |_stage, _fraction| {}).unwrap()
-}
-
-// === Driving an engine ===
-
-#[derive(Debug, Default, PartialEq)]
-struct Answer {
-    ids: Vec<u32>,
-    text: String,
-    finish: Option<FinishReason>,
-    counts: (u32, u32),
-    failure: Option<RequestFailure>,
-}
-
-/// An engine with everything that it has said, by request.
-struct Driver {
-    engine: Engine,
-    preparer: Preparer,
-    answers: BTreeMap<RequestId, Answer>,
-}
-
-impl Driver {
-    fn new(loaded: Loaded) -> Self {
-        Self { engine: loaded.engine, preparer: loaded.preparer, answers: BTreeMap::new() }
-    }
-
-    fn admit(&mut self, request: Generate) {
-        let prepared = self.preparer.prepare(request).unwrap();
-        self.engine.admit(prepared).unwrap();
-    }
-
-    fn tick(&mut self) {
-        for message in self.engine.tick() {
-            match message {
-                FromWorker::Step(news) => news.iter().for_each(|news| self.note(news)),
-                FromWorker::Failed { id, reason } => self.answer(id).failure = Some(reason),
-                other => panic!("an engine does not say {other:?}"),
-            }
-        }
-        let tokens: Vec<_> = self.engine.last_tokens().collect();
-        for (id, token) in tokens {
-            self.answer(id).ids.push(token);
-        }
-    }
-
-    fn note(&mut self, news: &News) {
-        let answer = self.answer(news.id);
-        assert_eq!(answer.finish, None, "news after the end");
-        answer.text += &news.text;
-        answer.counts.1 += news.tokens;
-        if let Some(finish) = news.finish {
-            answer.finish = Some(finish.reason);
-            assert_eq!(finish.completion_tokens, answer.counts.1);
-            assert_eq!(finish.cached_tokens, 0);
-            answer.counts.0 = finish.prompt_tokens;
-        }
-    }
-
-    fn answer(&mut self, id: RequestId) -> &mut Answer {
-        self.answers.entry(id).or_default()
-    }
-
-    fn finish(&mut self) {
-        while !self.engine.is_idle() {
-            self.tick();
-        }
-    }
-}
-
-fn request(id: u64, prompt: Prompt, max_tokens: u32, sampling: Sampling) -> Generate {
-    Generate { id: RequestId(id), prompt, sampling, stop: Vec::new(), max_tokens: Some(max_tokens) }
-}
-
-fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, ..Sampling::default() }
-}
-
-/// A case as a request that ends where the golden does.
-fn case_request(id: u64, case: &Case) -> Generate {
-    let max_tokens = u32::try_from(case.greedy_ids.len()).unwrap();
-    request(id, case.prompt(), max_tokens, greedy())
-}
-
-fn check(case: &Case, answer: &Answer) {
-    let expected = case.answer();
-    // The last token ends the sequence, and an engine forgets those with it.
-    let (_, all_but_last) = expected.split_last().unwrap();
-    assert_eq!(answer.ids, all_but_last, "{}: ids", case.name);
-    assert_eq!(answer.text, case.text, "{}: text", case.name);
-    assert_eq!(answer.finish, Some(case.finish_reason()), "{}", case.name);
-    let counts = (case.prompt_ids.len(), expected.len());
-    let found = (answer.counts.0, answer.counts.1);
-    assert_eq!(found, (u32::try_from(counts.0).unwrap(), u32::try_from(counts.1).unwrap()));
-}
+use driver::{Answer, Driver, case_request, check, greedy, request};
+use golden::{fixture, golden, load_fixture, spec};
 
 // === Every fixture ===
 

@@ -6,6 +6,7 @@
 //! in one order here, and the tests can try them all.
 
 mod model;
+mod failure;
 mod queue;
 mod view;
 

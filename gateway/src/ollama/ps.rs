@@ -159,7 +159,7 @@ mod tests {
     use serde_json::{json, to_value};
 
     use super::*;
-    use crate::catalog::Model;
+    use crate::catalog::{Facts, Model};
     use crate::fleet::scheduler::{ModelView, PhaseView};
     use crate::fleet::status::WorkerFacts;
     use crate::fleet::worker::WorkerId;
@@ -184,7 +184,12 @@ mod tests {
                 size_bytes: 5,
                 modified: jiff::Timestamp::UNIX_EPOCH,
                 digest: "ab".repeat(32),
-                family: "llama".to_owned(),
+                facts: Facts {
+                    format: "onnx",
+                    family: "llama".to_owned(),
+                    parameter_size: String::new(),
+                    quantization_level: String::new(),
+                },
             }),
             worker: WorkerFacts { pid: None, card: None, loaded_at: None },
         }

@@ -1,1 +1,258 @@
-fn main() {}
+//! A worker without a model: it speaks the real protocol over the real socket, and does what its
+//! flags say, above all what no worker should do.
+//!
+//! Tests start it in the place of `hearth-worker` through a script that adds the flags. It tells
+//! what it hears, line by line, over a control socket to the test, and waits there for `go` where
+//! a flag says `hold`: so tests wait for events and never for time. When the control connection
+//! ends, the process and everything that it forked is dead.
+
+mod control;
+mod script;
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use clap::Parser;
+use hearth_shared::codec::{FrameBuffer, MAX_FRAME_BYTES, encode};
+use hearth_shared::endpoint;
+use hearth_shared::ids::RequestId;
+use hearth_shared::protocol::{
+    ExecutionProvider, Finish, FinishReason, FromWorker, Generate, LINK_TOKEN_VARIABLE, LinkToken,
+    LoadFailure, LoadFailureKind, LoadStage, ModelCard, News, PROTOCOL_VERSION, ToWorker,
+};
+use interprocess::local_socket::Stream;
+
+use self::control::Control;
+use self::script::{Action, Flags, Point};
+
+/// Something that happened to this worker.
+enum Happening {
+    Said(ToWorker),
+    Go,
+    GatewayGone,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    flags.prepare_process();
+    let control = Control::connect(&flags.control);
+    control.tell(&format!("started {}", std::process::id()));
+    control.tell(&format!("environment {}", script::environment_names()));
+    flags.fork_if_asked(control.share());
+    let stream = Arc::new(endpoint::connect(&flags.socket).expect("the gateway listens"));
+    let (happenings, inbox) = sync_channel(1024);
+    control.listen(happenings.clone());
+    listen(Arc::clone(&stream), happenings);
+    let mut worker = Worker { script: flags.script(), control, stream, inbox, held: Vec::new() };
+    worker.live()
+}
+
+/// Feeds what the gateway says to the one thread that decides.
+fn listen(stream: Arc<Stream>, happenings: SyncSender<Happening>) {
+    std::thread::spawn(move || {
+        let (mut frames, mut chunk) = (FrameBuffer::default(), [0; 65536]);
+        loop {
+            while let Ok(Some(message)) = frames.next() {
+                if happenings.send(Happening::Said(message)).is_err() {
+                    return;
+                }
+            }
+            match (&*stream).read(&mut chunk) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => frames.extend(&chunk[..read]),
+            }
+        }
+        drop(happenings.send(Happening::GatewayGone));
+    });
+}
+
+struct Worker {
+    script: script::Script,
+    control: Control,
+    stream: Arc<Stream>,
+    inbox: Receiver<Happening>,
+    /// Answers that wait for `go`, and how many tokens they have had.
+    held: Vec<(RequestId, u32)>,
+}
+
+/// What a point of the script leads to.
+enum Next {
+    GoOn,
+    Hold,
+    End(u8),
+}
+
+impl Worker {
+    fn live(&mut self) -> ExitCode {
+        match self.start() {
+            Ok(()) => {}
+            Err(code) => return ExitCode::from(code),
+        }
+        loop {
+            let Ok(happening) = self.inbox.recv() else { return ExitCode::SUCCESS };
+            let next = match happening {
+                Happening::Said(message) => self.obey(&message),
+                Happening::Go => self.go(),
+                Happening::GatewayGone => Next::End(0),
+            };
+            if let Next::End(code) = next {
+                return ExitCode::from(code);
+            }
+        }
+    }
+
+    /// Handshake and load.
+    fn start(&mut self) -> Result<(), u8> {
+        self.pass(Point::Handshake)?;
+        let token = script::variable(LINK_TOKEN_VARIABLE);
+        let token = LinkToken::from_hex(&token).expect("the gateway gave a token");
+        let protocol_version = PROTOCOL_VERSION + u16::from(self.script.wrong_version);
+        let token = if self.script.wrong_token { LinkToken([0; 16]) } else { token };
+        self.send(&FromWorker::Hello { protocol_version, pid: std::process::id(), token });
+        match self.inbox.recv() {
+            Ok(Happening::Said(ToWorker::Load(spec))) => {
+                let name = Path::new(&spec.model_path).file_name().unwrap_or_default();
+                self.control.tell(&format!("load {}", name.to_string_lossy()));
+            }
+            Ok(_) | Err(_) => return Err(70),
+        }
+        self.send(&FromWorker::LoadProgress { stage: LoadStage::Session, fraction: 0.5 });
+        self.pass(Point::Load)?;
+        self.send(&FromWorker::Ready(ModelCard {
+            architecture: "fake".to_owned(),
+            context_length: 512,
+            slots: self.script.slots,
+            execution_provider: ExecutionProvider::Cpu,
+            execution_provider_note: None,
+            runtime_version: "none".to_owned(),
+        }));
+        Ok(())
+    }
+
+    /// Passes a point of the start; `hold` waits right here.
+    fn pass(&mut self, point: Point) -> Result<(), u8> {
+        match self.act(point, None) {
+            Next::GoOn => Ok(()),
+            Next::End(code) => Err(code),
+            Next::Hold => loop {
+                match self.inbox.recv() {
+                    Ok(Happening::Go) => return Ok(()),
+                    Ok(Happening::Said(_)) => {}
+                    Ok(Happening::GatewayGone) | Err(_) => return Err(0),
+                }
+            },
+        }
+    }
+
+    fn obey(&mut self, message: &ToWorker) -> Next {
+        match *message {
+            ToWorker::Generate(Generate { id, .. }) => {
+                self.control.tell(&format!("generate {id}"));
+                self.answer(id, 0)
+            }
+            ToWorker::Cancel { id } => {
+                self.control.tell(&format!("cancel {id}"));
+                self.held.retain(|(held, _)| *held != id);
+                Next::GoOn
+            }
+            ToWorker::Ping { nonce } => {
+                self.send(&FromWorker::Pong { nonce, progress: 0 });
+                Next::GoOn
+            }
+            ToWorker::Shutdown => {
+                self.control.tell("shutdown");
+                if self.script.ignore_term { Next::GoOn } else { Next::End(0) }
+            }
+            ToWorker::Load(_) => Next::End(70),
+        }
+    }
+
+    /// Answers go on one token further, and hold again where the script says so.
+    fn go(&mut self) -> Next {
+        for (id, tokens) in std::mem::take(&mut self.held) {
+            self.token(id, tokens);
+            if let Next::End(code) = self.answer(id, tokens + 1) {
+                return Next::End(code);
+            }
+        }
+        Next::GoOn
+    }
+
+    /// Sends tokens from `done` on, up to the end or to where the script holds.
+    fn answer(&mut self, id: RequestId, done: u32) -> Next {
+        for index in done..self.script.tokens {
+            match self.act(Point::Token(index), Some(id)) {
+                Next::GoOn => self.token(id, index),
+                Next::Hold => {
+                    self.held.push((id, index));
+                    return Next::GoOn;
+                }
+                Next::End(code) => return Next::End(code),
+            }
+        }
+        let finish = Finish {
+            reason: FinishReason::Stop,
+            prompt_tokens: 7,
+            cached_tokens: 0,
+            completion_tokens: self.script.tokens,
+            prefill_us: 1,
+            decode_us: 1,
+        };
+        let news = News { id, text: String::new(), tokens: 0, finish: Some(finish) };
+        self.send(&FromWorker::Step(vec![news]));
+        Next::GoOn
+    }
+
+    fn token(&mut self, id: RequestId, index: u32) {
+        let news = News { id, text: format!("t{index} "), tokens: 1, finish: None };
+        self.send(&FromWorker::Step(vec![news]));
+    }
+
+    fn act(&mut self, point: Point, id: Option<RequestId>) -> Next {
+        let Some(action) = self.script.action_at(point) else { return Next::GoOn };
+        self.control.tell(&format!("at {point}"));
+        match action {
+            Action::Hold => Next::Hold,
+            Action::Crash => Next::End(101),
+            Action::Hang => loop {
+                // Nothing is read, written or obeyed any more.
+                std::thread::park();
+            },
+            Action::Fail | Action::FailForGood => {
+                let kind = if action == Action::Fail {
+                    LoadFailureKind::Runtime
+                } else {
+                    LoadFailureKind::BadFiles
+                };
+                let message = "the fake model is broken, as told".to_owned();
+                self.send(&FromWorker::LoadFailed(LoadFailure { kind, message }));
+                Next::End(65)
+            }
+            Action::Garbage => self.send_bytes(&[4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]),
+            Action::Oversize => {
+                let length = u32::try_from(MAX_FRAME_BYTES + 1).expect("the limit fits");
+                self.send_bytes(&length.to_le_bytes())
+            }
+            Action::WrongId => {
+                let id = RequestId(id.map_or(0, |id| id.0) + 1000);
+                self.token(id, 0);
+                Next::GoOn
+            }
+        }
+    }
+
+    /// After nonsense there is nothing sensible to go on with: it waits to be killed.
+    fn send_bytes(&mut self, bytes: &[u8]) -> Next {
+        drop((&*self.stream).write_all(bytes));
+        Next::Hold
+    }
+
+    fn send(&mut self, message: &FromWorker) {
+        let frame = encode(message).expect("small messages fit");
+        // A gateway that is gone is heard of by the reader.
+        drop((&*self.stream).write_all(&frame));
+    }
+}

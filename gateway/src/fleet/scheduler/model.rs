@@ -14,25 +14,20 @@ use tokio::time::Instant;
 use super::queue::{Queue, ServiceTime};
 use super::{Effect, Refusal, Step, UnloadMode, WorkerNews};
 use crate::fleet::worker::{
-    ProcessExit, ReadyWorker, Retry, StopReason, TicketId, WorkerFailure, WorkerId, WorkerState,
+    ProcessExit, ReadyWorker, StopReason, TicketId, WorkerFailure, WorkerId, WorkerState,
 };
 use crate::keep_alive::KeepAlive;
-
-/// A worker that was ready for this long has shown that it can live: the count of failures in a
-/// row starts anew.
-const HEALTHY_AFTER: Duration = Duration::from_secs(5 * 60);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Model {
     name: ModelName,
-    state: Option<WorkerState>,
+    pub(super) state: Option<WorkerState>,
     pub(super) queue: Queue,
     pub(super) service: ServiceTime,
     /// What requests asked for since this worker's start; `None` follows the rules.
     pub(super) keep_alive: Option<KeepAlive>,
-    fingerprint: String,
-    failures_in_a_row: u32,
+    pub(super) fingerprint: String,
+    pub(super) failures_in_a_row: u32,
     pub(super) last_failure: Option<WorkerFailure>,
     /// How many workers took the place of one that failed.
     pub(super) restarts: u64,
@@ -377,65 +372,6 @@ impl Model {
         self.state = Some(WorkerState::Stopping { worker, reason, kill_at });
     }
 
-    // === Failure ===
-
-    fn back_off(&mut self, failure: WorkerFailure, step: &mut Step<'_>) {
-        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
-        let retry = if failure.repeats() {
-            Some(Retry::WhenFilesChange(self.fingerprint.clone()))
-        } else {
-            backoff(self.failures_in_a_row).map(|pause| Retry::At(step.now + pause))
-        };
-        self.last_failure = Some(failure);
-        if let Some(retry) = retry {
-            self.state = Some(WorkerState::Failed { retry });
-            if let Some(refusal) = self.refusal_while_failed(step.now) {
-                self.refuse_all(&refusal, step);
-            }
-        }
-    }
-
-    /// Ends a backoff that is over, or whose cause may be gone because the files have changed.
-    fn forgive(&mut self, fingerprint: &str, now: Instant) {
-        let Some(WorkerState::Failed { retry }) = &self.state else {
-            return;
-        };
-        let files_changed = self.fingerprint != fingerprint;
-        if files_changed {
-            self.failures_in_a_row = 0;
-        }
-        let due = matches!(retry, Retry::At(at) if *at <= now);
-        if files_changed || due {
-            self.state = None;
-        }
-    }
-
-    fn refusal_while_failed(&self, now: Instant) -> Option<Refusal> {
-        let Some(WorkerState::Failed { retry }) = &self.state else {
-            return None;
-        };
-        let failure = self.last_failure.clone()?;
-        Some(match retry {
-            Retry::At(at) => Refusal::BackingOff {
-                failure,
-                retry_after: at.saturating_duration_since(now).max(Duration::from_secs(1)),
-            },
-            Retry::WhenFilesChange(_) => Refusal::LoadFailed(failure),
-        })
-    }
-
-    fn refuse_all(&mut self, refusal: &Refusal, step: &mut Step<'_>) {
-        for ticket in self.queue.take_all() {
-            step.refuse(ticket, refusal.clone());
-        }
-    }
-
-    fn note_health(&mut self, worker: &ReadyWorker, now: Instant) {
-        if now.saturating_duration_since(worker.since) >= HEALTHY_AFTER {
-            self.failures_in_a_row = 0;
-        }
-    }
-
     fn slots(&self) -> usize {
         match &self.state {
             Some(WorkerState::Busy { worker, .. } | WorkerState::Idle { worker, .. }) => {
@@ -462,13 +398,4 @@ impl Model {
             | None => false,
         }
     }
-}
-
-/// How long to wait after this many failures in a row: nothing, then 1, 2, 4 … 60 s.
-///
-/// The first failure costs nothing, so that a request which met it can be tried again at once.
-fn backoff(failures_in_a_row: u32) -> Option<Duration> {
-    let doublings = failures_in_a_row.checked_sub(2)?;
-    let seconds = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
-    Some(Duration::from_secs(seconds).min(BACKOFF_MAX))
 }

@@ -1,0 +1,213 @@
+//! The walk through the models directory: what is a model, what is it called, how big is it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use hearth_shared::ids::{ModelName, ModelNameError};
+use sha2::{Digest, Sha256};
+
+use super::{Facts, Model, genai, gguf};
+
+/// `models/owner/name` is a model, and nothing deeper.
+const DEPTH_MAX: usize = 2;
+/// More entries than this are not looked at.
+const ENTRIES_MAX: usize = 10_000;
+
+type Found = BTreeMap<ModelName, Arc<Model>>;
+
+/// Why what looks like a model is none.
+#[derive(Debug, thiserror::Error)]
+enum ScanError {
+    #[error(transparent)]
+    Name(#[from] ModelNameError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Genai(#[from] genai::ConfigError),
+    #[error(transparent)]
+    Gguf(#[from] gguf::HeadError),
+}
+
+/// Looks through the directory. What can't be read is logged and left out.
+pub(super) fn scan(root: &Path) -> Found {
+    let mut models = BTreeMap::new();
+    let mut budget = ENTRIES_MAX;
+    visit(root, "", DEPTH_MAX, &mut budget, &mut models);
+    if budget == 0 {
+        let root = root.display();
+        tracing::warn!(%root, limit = ENTRIES_MAX, "too many entries; the rest is left out");
+    }
+    models
+}
+
+fn visit(dir: &Path, prefix: &str, depth: usize, budget: &mut usize, models: &mut Found) {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "can't be read");
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        if *budget == 0 {
+            return;
+        }
+        *budget -= 1;
+        // A link that the owner of `models/` put there is as good as what it points to.
+        let path = entry.path();
+        let Ok(file_name) = entry.file_name().into_string() else { continue };
+        if path.is_dir() && !genai::is_model(&path) {
+            if depth > 1 {
+                visit(&path, &format!("{prefix}{file_name}/"), depth - 1, budget, models);
+            }
+            continue;
+        }
+        let described = if path.is_dir() {
+            describe_folder(&format!("{prefix}{file_name}"), &path)
+        } else if let Some(stem) = file_name.strip_suffix(gguf::SUFFIX) {
+            describe_file(&format!("{prefix}{stem}"), &path)
+        } else {
+            continue;
+        };
+        match described {
+            // A folder and a file of one name: the first that was found stays.
+            Ok(model) => drop(models.entry(model.name.clone()).or_insert(Arc::new(model))),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "no usable model"),
+        }
+    }
+}
+
+fn describe_folder(name: &str, path: &Path) -> Result<Model, ScanError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let found = fs::metadata(entry.path())?;
+        if found.is_file() {
+            files.push((entry.file_name(), found));
+        }
+    }
+    files.sort_by(|(a, _), (b, _)| a.cmp(b));
+    describe(name, path, &files, genai::facts(path)?)
+}
+
+fn describe_file(name: &str, path: &Path) -> Result<Model, ScanError> {
+    let file_name = path.file_name().unwrap_or_default().to_owned();
+    let files = [(file_name, fs::metadata(path)?)];
+    describe(name, path, &files, gguf::facts(path)?)
+}
+
+fn describe(
+    name: &str,
+    path: &Path,
+    files: &[(OsString, Metadata)],
+    facts: Facts,
+) -> Result<Model, ScanError> {
+    let modified = files.iter().filter_map(|(_, found)| modified(found)).max();
+    Ok(Model {
+        name: name.parse()?,
+        path: path.canonicalize()?,
+        size_bytes: files.iter().map(|(_, found)| found.len()).sum(),
+        modified: modified.unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+        digest: digest(files),
+        facts,
+    })
+}
+
+fn modified(found: &Metadata) -> Option<jiff::Timestamp> {
+    found.modified().ok().and_then(|time| time.try_into().ok())
+}
+
+fn digest(files: &[(OsString, Metadata)]) -> String {
+    let mut hash = Sha256::new();
+    for (name, found) in files {
+        hash.update(name.as_encoded_bytes());
+        let nanoseconds = modified(found).map_or(0, |time| time.as_nanosecond());
+        hash.update(format!("\0{}\0{nanoseconds}\n", found.len()));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn put_model(root: &Path, name: &str) -> PathBuf {
+        let path = root.join(name);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("genai_config.json"), r#"{"model":{"type":"llama"}}"#).unwrap();
+        fs::write(path.join("model.onnx"), "12345").unwrap();
+        path
+    }
+
+    fn names(models: &BTreeMap<ModelName, Arc<Model>>) -> Vec<&str> {
+        models.keys().map(ModelName::as_str).collect()
+    }
+
+    #[test]
+    fn folders_become_models_under_their_paths() {
+        let root = tempfile::tempdir().unwrap();
+        put_model(root.path(), "plain");
+        put_model(root.path(), "owner/name");
+        put_model(root.path(), "a/b/too-deep");
+        put_model(root.path(), "bad name");
+        fs::create_dir(root.path().join("empty")).unwrap();
+        fs::write(root.path().join("file"), "x").unwrap();
+        fs::write(root.path().join("broken.gguf"), "x").unwrap();
+        let broken = put_model(root.path(), "broken");
+        fs::write(broken.join("genai_config.json"), "{").unwrap();
+        let models = scan(root.path());
+        assert_eq!(names(&models), ["owner/name", "plain"]);
+        let plain = &models[&"plain".parse().unwrap()];
+        assert_eq!((plain.size_bytes, plain.facts.family.as_str()), (31, "llama"));
+        assert_eq!(plain.digest.len(), 64);
+    }
+
+    #[test]
+    fn a_missing_directory_has_no_models() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(scan(&root.path().join("models")).is_empty());
+    }
+
+    #[test]
+    fn the_digest_changes_with_a_file_and_not_by_itself() {
+        let root = tempfile::tempdir().unwrap();
+        let path = put_model(root.path(), "m");
+        let digest = |root: &Path| scan(root)[&"m".parse().unwrap()].digest.clone();
+        let before = digest(root.path());
+        assert_eq!(digest(root.path()), before);
+        fs::write(path.join("model.onnx"), "123456").unwrap();
+        assert_ne!(digest(root.path()), before);
+    }
+
+    #[test]
+    fn a_gguf_file_is_a_model_without_its_suffix() {
+        let root = tempfile::tempdir().unwrap();
+        let gguf =
+            gguf::tests::file(&[("general.architecture", "llama"), ("general.size_label", "135M")]);
+        fs::create_dir(root.path().join("owner")).unwrap();
+        fs::write(root.path().join("owner/tiny-q4_1.gguf"), &gguf).unwrap();
+        let models = scan(root.path());
+        assert_eq!(names(&models), ["owner/tiny-q4_1"]);
+        let tiny = &models[&"owner/tiny-q4_1".parse().unwrap()];
+        assert_eq!((tiny.facts.format, tiny.facts.family.as_str()), ("gguf", "llama"));
+        assert_eq!(tiny.size_bytes, gguf.len() as u64);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_linked_folder_is_a_model_at_its_real_place() {
+        let root = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let path = put_model(elsewhere.path(), "real");
+        std::os::unix::fs::symlink(&path, root.path().join("linked")).unwrap();
+        let models = scan(root.path());
+        assert_eq!(models[&"linked".parse().unwrap()].path, path.canonicalize().unwrap());
+    }
+}

@@ -1,0 +1,116 @@
+//! The command line, as a person uses it.
+
+use std::process::Stdio;
+
+use hearth_tests::gateway::Home;
+use hearth_tests::patiently;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::home;
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+async fn end(mut command: Command) -> Ended {
+    command.stdin(Stdio::null());
+    let output = patiently("the command to end", command.output()).await.unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn run_streams_ps_shows_and_stop_unloads() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let run = end(gateway.command(&["run", "m", "hello", "--keepalive", "-1"])).await;
+    assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (0, "t0 t1 t2 \n", ""));
+    let ps = end(gateway.command(&["ps"])).await;
+    assert_eq!(ps.code, 0, "{}", ps.err);
+    let lines: Vec<&str> = ps.out.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", ps.out);
+    let columns: Vec<&str> = lines[0].split_whitespace().collect();
+    assert_eq!(columns, ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]);
+    assert!(lines[1].starts_with("m:latest "), "{}", lines[1]);
+    assert!(lines[1].ends_with("100% CPU     512        Forever"), "{}", lines[1]);
+    let ps = end(gateway.command(&["ps", "--json"])).await;
+    let ps: Value = serde_json::from_str(&ps.out).unwrap();
+    assert_eq!(ps["models"][0]["state"], "idle");
+    let stop = end(gateway.command(&["stop", "m"])).await;
+    assert_eq!((stop.code, stop.out.as_str(), stop.err.as_str()), (0, "", ""));
+    gateway.is_empty().await;
+}
+
+#[tokio::test]
+async fn a_failure_is_one_line_with_a_documented_exit_code() {
+    let gateway = home().start_fake(&["--at", "token:1=crash"], &[]).await;
+    let unknown = end(gateway.command(&["run", "nope", "hi"])).await;
+    let message = "hearth: the model 'nope' does not exist; there is m\n";
+    assert_eq!((unknown.code, unknown.err.as_str()), (1, message));
+    let broken = end(gateway.command(&["run", "m", "hi"])).await;
+    assert_eq!((broken.code, broken.out.as_str()), (1, "t0 \n"));
+    assert_eq!(broken.err, "hearth: the worker ended in the middle of the request\n");
+    let mut nobody = gateway.command(&["ps"]);
+    nobody.env("HEARTH_HOST", "127.0.0.1:1");
+    let nobody = end(nobody).await;
+    assert_eq!(nobody.code, 69);
+    assert!(nobody.err.ends_with("start one with `hearth serve`\n"), "{}", nobody.err);
+    assert_eq!(end(gateway.command(&["frobnicate"])).await.code, 2);
+}
+
+#[tokio::test]
+async fn serve_refuses_what_is_unsafe_or_taken() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let serve = async |home: &Home, host: &str| {
+        let mut command = home.command(&["serve"]);
+        command.env("HEARTH_HOST", host);
+        end(command).await
+    };
+    let other = home();
+    let exposed = serve(&other, "0.0.0.0:0").await;
+    assert_eq!(exposed.code, 78);
+    assert!(exposed.err.contains("an API key is needed: set HEARTH_API_KEY"), "{}", exposed.err);
+    let taken = serve(&other, &gateway.address.to_string()).await;
+    assert_eq!(taken.code, 75);
+    assert!(taken.err.contains("stop that one or set HEARTH_HOST"), "{}", taken.err);
+    let mut same_home = gateway.command(&["serve"]);
+    same_home.env("HEARTH_HOST", "127.0.0.1:0");
+    let same_home = end(same_home).await;
+    assert_eq!(same_home.code, 75);
+    assert!(same_home.err.starts_with("hearth: another gateway uses "), "{}", same_home.err);
+    let nonsense = serve(&other, "not an address").await;
+    assert_eq!(nonsense.code, 78);
+    assert!(nonsense.err.starts_with("hearth: host (or HEARTH_HOST): "), "{}", nonsense.err);
+}
+
+#[tokio::test]
+async fn help_teaches() {
+    let help = end(home().command(&["--help"])).await;
+    for taught in ["serve", "ps", "run", "stop", "Exit codes", "HEARTH_HOME"] {
+        assert!(help.out.contains(taught), "{taught} in {}", help.out);
+    }
+    let serve = end(home().command(&["serve", "--help"])).await;
+    for key in hearth::config::KEYS {
+        let variable = format!("HEARTH_{}", key.name.to_ascii_uppercase());
+        assert!(serve.out.contains(&variable), "{variable} in {}", serve.out);
+    }
+}
+
+#[tokio::test]
+async fn run_without_a_prompt_reads_it_from_standard_input() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let mut run = gateway.command(&["run", "m"]);
+    run.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut run = run.spawn().unwrap();
+    let mut stdin = run.stdin.take().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"hello\n").await.unwrap();
+    drop(stdin);
+    let output = patiently("the command to end", run.wait_with_output()).await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "t0 t1 t2 \n");
+    assert_eq!(gateway.ps().await[0]["in_flight"], json!(0));
+}

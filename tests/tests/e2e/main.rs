@@ -1,0 +1,29 @@
+//! End to end: a real gateway process, real sockets, and a worker that is fake unless said.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
+mod streaming;
+mod lifecycle;
+mod failures;
+mod shutdown;
+mod door;
+mod metrics;
+mod ollama;
+mod command_line;
+mod openai_client;
+mod real_model;
+
+use hearth_tests::gateway::Home;
+
+/// A home with one fake model, `m`.
+fn home() -> Home {
+    Home::new(hearth_tests::programs!()).with_fake_model("m")
+}
+
+/// What a test that can't run says, or how it fails where nothing may be skipped.
+#[expect(clippy::disallowed_methods, reason = "tests are told by their script what is there")]
+#[expect(clippy::print_stderr, reason = "who runs the tests has to see it")]
+fn skip(what: &str) {
+    assert!(std::env::var_os("HEARTH_TEST_REQUIRE").is_none(), "may not be skipped: {what}");
+    eprintln!("SKIPPED: {what}");
+}

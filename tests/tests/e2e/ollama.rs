@@ -1,0 +1,98 @@
+//! Ollama's dialect.
+
+use hearth_tests::http;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::home;
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_chat_streams_lines_and_ends_with_counts() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    let answer = gateway.post("/api/chat", &body).await;
+    assert_eq!(answer.headers["content-type"], "application/x-ndjson");
+    let lines = lines(&answer.text().await);
+    let text: String = lines.iter().map(|l| l["message"]["content"].as_str().unwrap()).collect();
+    assert_eq!(text, "t0 t1 t2 ");
+    let (last, others) = lines.split_last().unwrap();
+    assert!(others.iter().all(|line| line["done"] == false));
+    assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("stop")));
+    let counts = (&last["prompt_eval_count"], &last["eval_count"]);
+    assert_eq!(counts, (&json!(7), &json!(3)));
+    assert!(last["total_duration"].as_u64().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn a_generation_can_come_in_one_piece() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let body = json!({"model": "m", "prompt": "hi", "stream": false});
+    let answer = gateway.post("/api/generate", &body).await.json().await;
+    assert_eq!((&answer["response"], &answer["done"]), (&json!("t0 t1 t2 "), &json!(true)));
+    assert_eq!(answer["model"], "m");
+}
+
+#[tokio::test]
+async fn an_empty_prompt_loads_and_with_keep_alive_zero_unloads() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let strip = |mut answer: Value| {
+        answer.as_object_mut().unwrap().remove("created_at").unwrap();
+        answer
+    };
+    let load = gateway.post("/api/generate", &json!({"model": "m"})).await.json().await;
+    let expected = json!({"model": "m", "response": "", "done": true, "done_reason": "load"});
+    assert_eq!(strip(load), expected);
+    gateway.reaches("idle").await;
+    let body = json!({"model": "m", "messages": [], "keep_alive": 0});
+    let message = json!({"role": "assistant", "content": ""});
+    for path in ["/api/chat", "/v1/chat/completions"] {
+        let unload = gateway.post(path, &body).await.json().await;
+        assert_eq!(
+            strip(unload),
+            json!({"model": "m", "message": message, "done": true, "done_reason": "unload"})
+        );
+    }
+    gateway.is_empty().await;
+    assert_eq!(gateway.metric("hearth_worker_spawns_total{model=\"m\"}").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn plain_curl_needs_no_content_type_and_errors_are_one_text() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let form = "content-type: application/x-www-form-urlencoded";
+    let request = format!(
+        "POST /api/generate HTTP/1.1\r\nHost: localhost\r\n{form}\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{{\"model\":\"x\"}}"
+    );
+    let answer = http::raw(gateway.address, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    assert!(
+        answer.ends_with(r#"{"error":"the model 'x' does not exist; there is m"}"#),
+        "{answer}"
+    );
+    let image = json!({"model": "m", "prompt": "x", "images": ["AAAA"]});
+    let answer = gateway.post("/api/generate", &image).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer.json().await, json!({"error": "this model reads text only, no images"}));
+}
+
+#[tokio::test]
+async fn a_crash_in_the_middle_is_a_line_of_its_own() {
+    let gateway = home().start_fake(&["--at", "token:1=crash"], &[]).await;
+    let body = json!({"model": "m", "prompt": "hi"});
+    let lines = lines(&gateway.post("/api/generate", &body).await.text().await);
+    assert_eq!(lines[0]["response"], "t0 ");
+    let last = lines.last().unwrap();
+    assert_eq!(*last, json!({"error": "the worker ended in the middle of the request"}));
+}
+
+#[tokio::test]
+async fn the_heartbeat_is_ollamas() {
+    let gateway = home().start_fake(&[], &[]).await;
+    assert_eq!(gateway.get("/").await.text().await, "Ollama is running");
+    let head = http::send(gateway.address, Method::HEAD, "/", &[], "").await;
+    assert_eq!((head.status, head.text().await.as_str()), (StatusCode::OK, ""));
+}

@@ -1,0 +1,116 @@
+//! One request from the client's JSON to the worker and back.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::home;
+
+#[tokio::test]
+async fn a_stream_has_role_text_finish_usage_and_done_in_this_order() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let extra = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let answer = gateway.chat("m", extra).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.headers["content-type"], "text/event-stream");
+    let events = answer.events().await;
+    let (done, chunks) = events.split_last().unwrap();
+    assert_eq!(done, "[DONE]");
+    let chunks: Vec<Value> = chunks.iter().map(|c| serde_json::from_str(c).unwrap()).collect();
+    let deltas: Vec<&Value> = chunks.iter().map(|c| &c["choices"][0]["delta"]).collect();
+    assert_eq!(*deltas[0], json!({"role": "assistant", "content": ""}));
+    let text: String = deltas.iter().filter_map(|d| d["content"].as_str()).collect();
+    assert_eq!(text, "t0 t1 t2 ");
+    let [.., finish, usage] = &chunks[..] else { panic!("{chunks:?}") };
+    assert_eq!(finish["choices"], json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]));
+    assert_eq!((&finish["usage"], &usage["choices"]), (&json!(null), &json!([])));
+    let counts = ["prompt_tokens", "completion_tokens", "total_tokens"];
+    assert_eq!(counts.map(|c| usage["usage"][c].as_u64().unwrap()), [7, 3, 10]);
+    let ids: Vec<&str> = chunks.iter().map(|c| c["id"].as_str().unwrap()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0] && id.starts_with("chatcmpl-")), "{ids:?}");
+}
+
+#[tokio::test]
+async fn an_answer_in_one_piece_has_the_same_text() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let answer = gateway.chat("m:latest", json!({})).await;
+    assert_eq!(answer.headers["content-type"], "application/json");
+    let body = answer.json().await;
+    assert_eq!(body["object"], "chat.completion");
+    assert_eq!(body["model"], "m:latest");
+    assert_eq!(body["choices"][0]["message"], json!({"role": "assistant", "content": "t0 t1 t2 "}));
+    assert_eq!(body["choices"][0]["finish_reason"], "stop");
+    assert_eq!(body["usage"]["total_tokens"], 10);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_heard_of_by_the_worker() {
+    let gateway = home().start_fake(&["--at", "token:1=hold"], &[]).await;
+    let mut answer = gateway.chat("m", json!({"stream": true})).await;
+    let mut worker = gateway.stage.next_worker().await;
+    assert_eq!(answer.delta().await, "t0 ");
+    worker.heard("at token:1").await;
+    drop(answer);
+    worker.heard("cancel 1").await;
+    let ps = gateway.reaches("idle").await;
+    assert_eq!(ps["in_flight"], 0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_any_answer_is_heard_of_too() {
+    let gateway = home().start_fake(&["--at", "token:0=hold"], &[]).await;
+    let mut worker = {
+        let asking = gateway.chat("m", json!({}));
+        let started = async {
+            let mut worker = gateway.stage.next_worker().await;
+            worker.heard("generate 1").await;
+            worker
+        };
+        tokio::select! {
+            _answer = asking => panic!("the worker holds"),
+            worker = started => worker,
+        }
+    };
+    worker.heard("cancel 1").await;
+    gateway.reaches("idle").await;
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_named_with_what_there_is() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let answer = gateway.chat("nope", json!({})).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        answer.json().await["error"],
+        json!({"message": "the model 'nope' does not exist; there is m",
+               "type": "invalid_request_error", "param": "model", "code": "model_not_found"})
+    );
+    for name in ["../m", "m/../m", "/etc/passwd", "m\u{0}"] {
+        assert_eq!(gateway.chat(name, json!({})).await.status, StatusCode::NOT_FOUND, "{name}");
+    }
+    assert!(!gateway.stage.has_another().await);
+}
+
+#[tokio::test]
+async fn the_catalogue_is_listed_in_both_dialects() {
+    let gateway = home().with_fake_model("owner/other").start_fake(&[], &[]).await;
+    let list = gateway.get("/v1/models").await.json().await;
+    let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
+    assert_eq!(ids, ["m", "owner/other"]);
+    let one = gateway.get("/v1/models/owner/other").await.json().await;
+    assert_eq!((&one["id"], &one["owned_by"]), (&json!("owner/other"), &json!("owner")));
+    let missing = gateway.get("/v1/models/nope").await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    let tags = gateway.get("/api/tags").await.json().await;
+    let mut names: Vec<_> =
+        tags["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["m:latest", "owner/other:latest"]);
+    // A model that is put there while the gateway runs is there for who asks a moment later.
+    std::fs::create_dir(gateway.home().join("models/new")).unwrap();
+    let config = gateway.home().join("models/new/genai_config.json");
+    std::fs::write(config, r#"{"model":{"type":"fake"}}"#).unwrap();
+    hearth_tests::patiently("the new model", async {
+        while gateway.get("/v1/models/new").await.status != StatusCode::OK {}
+    })
+    .await;
+}

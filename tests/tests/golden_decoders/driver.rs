@@ -1,0 +1,101 @@
+//! An engine, driven tick by tick, with everything that it says.
+
+use std::collections::BTreeMap;
+
+use hearth_shared::ids::RequestId;
+use hearth_shared::protocol::{
+    FinishReason, FromWorker, Generate, News, Prompt, RequestFailure, Sampling,
+};
+use hearth_worker::{Engine, Loaded, Preparer};
+
+use crate::golden::Case;
+
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) text: String,
+    pub(crate) finish: Option<FinishReason>,
+    pub(crate) counts: (u32, u32),
+    pub(crate) failure: Option<RequestFailure>,
+}
+
+/// An engine with everything that it has said, by request.
+pub(crate) struct Driver {
+    pub(crate) engine: Engine,
+    pub(crate) preparer: Preparer,
+    pub(crate) answers: BTreeMap<RequestId, Answer>,
+}
+
+impl Driver {
+    pub(crate) fn new(loaded: Loaded) -> Self {
+        Self { engine: loaded.engine, preparer: loaded.preparer, answers: BTreeMap::new() }
+    }
+
+    pub(crate) fn admit(&mut self, request: Generate) {
+        let prepared = self.preparer.prepare(request).unwrap();
+        self.engine.admit(prepared).unwrap();
+    }
+
+    pub(crate) fn tick(&mut self) {
+        for message in self.engine.tick() {
+            match message {
+                FromWorker::Step(news) => news.iter().for_each(|news| self.note(news)),
+                FromWorker::Failed { id, reason } => self.answer(id).failure = Some(reason),
+                other => panic!("an engine does not say {other:?}"),
+            }
+        }
+        let tokens: Vec<_> = self.engine.last_tokens().collect();
+        for (id, token) in tokens {
+            self.answer(id).ids.push(token);
+        }
+    }
+
+    pub(crate) fn note(&mut self, news: &News) {
+        let answer = self.answer(news.id);
+        assert_eq!(answer.finish, None, "news after the end");
+        answer.text += &news.text;
+        answer.counts.1 += news.tokens;
+        if let Some(finish) = news.finish {
+            answer.finish = Some(finish.reason);
+            assert_eq!(finish.completion_tokens, answer.counts.1);
+            assert_eq!(finish.cached_tokens, 0);
+            answer.counts.0 = finish.prompt_tokens;
+        }
+    }
+
+    pub(crate) fn answer(&mut self, id: RequestId) -> &mut Answer {
+        self.answers.entry(id).or_default()
+    }
+
+    pub(crate) fn finish(&mut self) {
+        while !self.engine.is_idle() {
+            self.tick();
+        }
+    }
+}
+
+pub(crate) fn request(id: u64, prompt: Prompt, max_tokens: u32, sampling: Sampling) -> Generate {
+    Generate { id: RequestId(id), prompt, sampling, stop: Vec::new(), max_tokens: Some(max_tokens) }
+}
+
+pub(crate) fn greedy() -> Sampling {
+    Sampling { temperature: 0.0, ..Sampling::default() }
+}
+
+/// A case as a request that ends where the golden does.
+pub(crate) fn case_request(id: u64, case: &Case) -> Generate {
+    let max_tokens = u32::try_from(case.greedy_ids.len()).unwrap();
+    request(id, case.prompt(), max_tokens, greedy())
+}
+
+pub(crate) fn check(case: &Case, answer: &Answer) {
+    let expected = case.answer();
+    // The last token ends the sequence, and an engine forgets those with it.
+    let (_, all_but_last) = expected.split_last().unwrap();
+    assert_eq!(answer.ids, all_but_last, "{}: ids", case.name);
+    assert_eq!(answer.text, case.text, "{}: text", case.name);
+    assert_eq!(answer.finish, Some(case.finish_reason()), "{}", case.name);
+    let counts = (case.prompt_ids.len(), expected.len());
+    let found = (answer.counts.0, answer.counts.1);
+    assert_eq!(found, (u32::try_from(counts.0).unwrap(), u32::try_from(counts.1).unwrap()));
+}

@@ -1,0 +1,92 @@
+//! The fixtures' cases, and how a model is loaded to be held against them.
+
+use std::path::{Path, PathBuf};
+
+use hearth_shared::protocol::{ExecutionProvider, FinishReason, JsonText, LoadSpec, Prompt};
+use hearth_worker::{Loaded, load};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+pub(crate) struct Golden {
+    pub(crate) eos_token_ids: Vec<u32>,
+    pub(crate) cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) messages: Option<Value>,
+    pub(crate) tools: Option<Value>,
+    pub(crate) prompt: String,
+    pub(crate) prompt_ids: Vec<u32>,
+    pub(crate) greedy_ids: Vec<u32>,
+    pub(crate) eos_index: Option<usize>,
+    pub(crate) text: String,
+}
+
+impl Case {
+    pub(crate) fn prompt(&self) -> Prompt {
+        match &self.messages {
+            None => Prompt::Text(self.prompt.clone()),
+            Some(messages) => Prompt::Chat {
+                messages: JsonText(messages.to_string()),
+                tools: self.tools.as_ref().map(|tools| JsonText(tools.to_string())),
+            },
+        }
+    }
+
+    /// The ids that a server generates: up to the end token, which counts, or all.
+    pub(crate) fn answer(&self) -> &[u32] {
+        match self.eos_index {
+            Some(index) => &self.greedy_ids[..=index],
+            None => &self.greedy_ids,
+        }
+    }
+
+    pub(crate) fn finish_reason(&self) -> FinishReason {
+        match self.eos_index {
+            Some(_) => FinishReason::Stop,
+            None => FinishReason::Length,
+        }
+    }
+}
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+pub(crate) fn golden(name: &str) -> Golden {
+    let path = fixture(name).join("golden.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// ONNX Runtime, where `scripts/setup` puts it.
+#[expect(clippy::disallowed_methods, reason = "a test finds the runtime where the gateway would")]
+pub(crate) fn runtime_library() -> String {
+    let home = match std::env::var("HEARTH_HOME") {
+        Ok(home) => PathBuf::from(home),
+        Err(_) => PathBuf::from(std::env::var("HOME").unwrap()).join(".local/share/hearth"),
+    };
+    let library = home.join("runtime/libonnxruntime.so");
+    match library.canonicalize() {
+        Ok(path) => path.to_str().unwrap().to_owned(),
+        Err(error) => panic!("{}: {error}; run `scripts/setup` first", library.display()),
+    }
+}
+
+pub(crate) fn spec(model: &Path) -> LoadSpec {
+    LoadSpec {
+        model_path: model.to_str().unwrap().to_owned(),
+        runtime_library: runtime_library(),
+        execution_provider: ExecutionProvider::Auto,
+        threads: Some(1),
+        context_length: None,
+        slots: None,
+    }
+}
+
+pub(crate) fn load_fixture(name: &str) -> Loaded {
+    load(&spec(&fixture(name)), |_stage, _fraction| {}).unwrap()
+}
