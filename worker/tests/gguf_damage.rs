@@ -31,7 +31,7 @@ fn use_whole(bytes: Vec<u8>) -> Result<(), GgufError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_file_cut_anywhere_is_refused(length in 0..sound().len()) {
