@@ -30,6 +30,7 @@ impl BuiltGraph<'_> {
         threads: NonZeroUsize,
     ) -> Result<Session, GgufError> {
         let Self { model_proto, weights } = self;
+        heap::return_large_blocks();
         let mut buffers: Vec<[Arc<[u8]>; 2]> = weights
             .iter()
             .map(|weight| {
