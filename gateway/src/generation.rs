@@ -46,14 +46,14 @@ pub struct Piece {
 /// Looks a model up by what a client wrote.
 ///
 /// # Errors
-/// [`ApiError::UnknownModel`], with the names there are.
+/// [`ApiError::UnknownModel`], with the names there are; [`ApiError::Catalog`] if nobody knows.
 pub async fn find_model(catalog: &Catalog, written: &str) -> Result<Arc<Model>, ApiError> {
     if let Ok(name) = written.parse::<ModelName>()
-        && let Some(model) = catalog.find(&name).await
+        && let Some(model) = catalog.find(&name).await?
     {
         return Ok(model);
     }
-    let models = catalog.models().await;
+    let models = catalog.models().await?;
     let names: Vec<&str> = models.keys().take(8).map(ModelName::as_str).collect();
     let hint = if names.is_empty() {
         format!("there are no models yet; put one into {}", catalog.root().display())
