@@ -94,7 +94,7 @@ impl Turned {
 
 impl Guard {
     /// A door that lets localhost in, the named hosts, and pages of the named origins. Names are
-    /// without a port, origins without a slash at their end.
+    /// without a port or brackets, origins without a slash at their end.
     #[must_use]
     pub fn new(hosts: &[String], origins: &[String], key: Option<&ApiKey>) -> Self {
         let lower = |texts: &[String]| texts.iter().map(|text| text.to_ascii_lowercase()).collect();
@@ -151,8 +151,8 @@ impl Guard {
     fn check_name(&self, host: &str, local: IpAddr) -> Result<(), Turned> {
         // Only names can be rebound by DNS. An address is ours if the request came in on it; behind
         // a proxy or a translated address it is another one, and then the key has to be enough.
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let ours = match address {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let ours = match host.parse::<IpAddr>() {
             Ok(address) => {
                 self.key_digest.is_some()
                     || address.is_loopback()

@@ -37,7 +37,14 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Every key, for `--help`.
 pub(super) fn settings_help() -> String {
-    let mut help = "Settings, each a key in HEARTH_HOME/hearth.toml and a variable:\n".to_owned();
+    let mut help = "Places, as variables only:\n".to_owned();
+    for (variable, meaning) in [
+        ("HEARTH_HOME", "models/, runtime/ and hearth.toml [the platform's data directory]"),
+        ("HEARTH_CONFIG", "another file instead of HEARTH_HOME/hearth.toml"),
+    ] {
+        help.push_str(&format!("  {variable:<26} {meaning}\n"));
+    }
+    help.push_str("\nSettings, each a key in hearth.toml and a variable:\n");
     for key in KEYS {
         let variable = format!("HEARTH_{}", key.name.to_ascii_uppercase());
         help.push_str(&format!("  {variable:<26} {}\n", key.help));

@@ -101,6 +101,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::keep_alive::KeepAlive;
 
     fn parse_value(value: Value) -> Result<ChatAsk, ApiError> {
         let Value::Object(map) = value else { panic!("an object") };
