@@ -352,6 +352,14 @@ mod tests {
     }
 
     #[test]
+    fn an_unreadable_catalogue_is_our_trouble_and_passes() {
+        let error = ApiError::from(CatalogUnavailable);
+        assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(error.openai_body()["error"]["code"], "catalog_unavailable");
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
     fn what_an_engine_says_stays_inside() {
         let failure = RequestFailure::Engine { message: "canary at 0x1234".to_owned() };
         let error = ApiError::Worker(failure);

@@ -125,6 +125,7 @@ impl Answer {
     }
 }
 
+#[expect(clippy::ref_option, reason = "serde gives the field as it is")]
 fn as_array<S: serde::Serializer>(
     choice: &Option<ChunkChoice<'_>>,
     serializer: S,
