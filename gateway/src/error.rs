@@ -221,7 +221,9 @@ impl ApiError {
     #[must_use]
     pub fn should_retry(&self) -> Option<bool> {
         match self {
-            Self::Refused { refusal: Refusal::LoadFailed(failure), .. } => Some(!failure.repeats()),
+            Self::Refused { refusal: Refusal::LoadFailed(failure), .. } => {
+                failure.repeats().then_some(false)
+            }
             _ => None,
         }
     }
