@@ -261,7 +261,7 @@ impl ApiError {
     pub fn should_retry(&self) -> Option<bool> {
         match self {
             Self::Refused { refusal, .. } => match refusal {
-                Refusal::LoadFailed(failure) => Some(!failure.repeats()),
+                Refusal::LoadFailed(failure) => failure.repeats().then_some(false),
                 Refusal::QueueFull { .. }
                 | Refusal::WaitedTooLong { .. }
                 | Refusal::BackingOff { .. }

@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(
             value["failed"],
             json!([{"name": "d:latest", "retry_at": null,
-                    "last_error": "the worker made no progress for 5 s and was killed"}])
+                    "last_error": "the worker made no progress for 5s and was killed"}])
         );
     }
 }
