@@ -140,7 +140,8 @@ pub fn connect(path: &Path) -> io::Result<local::Stream> {
 #[cfg(feature = "tokio")]
 pub fn bind(path: &Path) -> io::Result<local::tokio::Listener> {
     let options = local::ListenerOptions::new().name(socket_name(path)?);
-    #[cfg(unix)]
+    // Elsewhere the socket's mode can't be set; there its directory keeps others out alone.
+    #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd"))]
     let options = {
         use interprocess::os::unix::local_socket::ListenerOptionsExt;
         options.mode(0o600)

@@ -20,8 +20,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// answer before they have sent everything, and would take our hanging up for a broken network.
 const DISCARDED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// All bodies together, from their first byte until they are parsed.
+/// All large bodies together, from their first byte until they are parsed.
 const ROOM_BYTES: usize = 64 * 1024 * 1024;
+/// Smaller bodies need no room: who sends large ones slowly must not hold up everybody else.
+const SMALL_BYTES: usize = 64 * 1024;
 /// A body waits so long for others to leave it room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Room is given out in pieces of this many bytes.
@@ -53,6 +55,9 @@ impl Room {
 /// For a body that has announced this length, or none.
 fn pieces(announced: Option<u64>) -> u32 {
     let bytes = announced.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+    if bytes <= SMALL_BYTES {
+        return 0;
+    }
     let pieces = bytes.min(BODY_BYTES_MAX).div_ceil(PIECE_BYTES);
     u32::try_from(pieces).expect("a body's limit is far below 4 Ti")
 }
@@ -106,8 +111,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_takes_the_room_that_it_announces_and_an_unknown_one_the_most() {
-        assert_eq!([Some(0), Some(1), Some(1025)].map(pieces), [0, 1, 2]);
+    fn a_large_body_takes_the_room_that_it_announces_and_an_unknown_one_the_most() {
+        assert_eq!([Some(0), Some(65_536), Some(65_537)].map(pieces), [0, 0, 65]);
         assert_eq!([Some(9_000_000), Some(u64::MAX), None].map(pieces), [8192; 3]);
     }
 }
