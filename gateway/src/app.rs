@@ -1,6 +1,7 @@
 //! What every handler shares: the catalogue, the fleet, the door and the metrics of one gateway.
 //!
-//! Built by `cli/serve.rs`, used through `server.rs`. It owns nothing that changes but a count.
+//! Built by `cli/serve.rs`, used through `server.rs`. Nothing in it needs a lock from whoever holds it:
+//! what changes, each part guards by itself.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -9,6 +10,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::catalog::Catalog;
 use crate::fleet::Fleet;
 use crate::guard::Guard;
+use crate::server::Room;
 
 /// One gateway.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub struct App {
     pub guard: Guard,
     /// What `/metrics` renders.
     pub metrics: PrometheusHandle,
+    /// Memory for bodies that are being read.
+    pub room: Room,
     /// Connections that are open.
     pub connections: AtomicUsize,
 }

@@ -10,7 +10,7 @@ mod genai;
 mod gguf;
 mod scan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use std::time::Duration;
 use hearth_shared::ids::ModelName;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+use self::scan::Scan;
 
 /// A scan is good for this long.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -53,21 +55,36 @@ pub struct Facts {
     pub quantization_level: String,
 }
 
-/// The models directory and its last scan.
+/// The models directory and what is known of it.
 #[derive(Debug)]
 pub struct Catalog {
     root: PathBuf,
-    last: Mutex<Option<(Instant, Models)>>,
+    last: Mutex<Last>,
 }
 
 /// Models by name.
 pub type Models = Arc<BTreeMap<ModelName, Arc<Model>>>;
 
+/// The models directory can't be read, and never could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the models directory can't be read; the server's log says why")]
+pub struct CatalogUnavailable;
+
+/// What the scans so far have told.
+#[derive(Debug, Default)]
+struct Last {
+    scanned_at: Option<Instant>,
+    /// Of the last scan that succeeded.
+    models: Option<Models>,
+    /// Why the last scan failed, or what it had to leave out.
+    problems: BTreeSet<String>,
+}
+
 impl Catalog {
     /// A catalogue of `root`, which need not exist yet.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root, last: Mutex::new(None) }
+        Self { root, last: Mutex::new(Last::default()) }
     }
 
     /// Where models are looked for.
@@ -77,28 +94,80 @@ impl Catalog {
     }
 
     /// Every model, from a scan no older than a second.
-    pub async fn models(&self) -> Models {
+    ///
+    /// While the directory can't be read, as when no more files may be opened, it is the last scan
+    /// that could read it: models that are there must not seem to be gone.
+    ///
+    /// # Errors
+    /// [`CatalogUnavailable`] if no scan has succeeded yet.
+    pub async fn models(&self) -> Result<Models, CatalogUnavailable> {
         // Held across the scan on purpose: whoever asks meanwhile wants the same answer.
         let mut last = self.last.lock().await;
-        if let Some((at, models)) = &*last
-            && at.elapsed() < FRESH_FOR
-        {
-            return Arc::clone(models);
+        if last.scanned_at.is_none_or(|at| at.elapsed() >= FRESH_FOR) {
+            let root = self.root.clone();
+            let scanned = tokio::task::spawn_blocking(move || scan::scan(&root)).await;
+            let scanned = scanned.map_err(std::io::Error::other).flatten();
+            last.take(&self.root, scanned);
         }
-        let root = self.root.clone();
-        let models = match tokio::task::spawn_blocking(move || scan::scan(&root)).await {
-            Ok(models) => Arc::new(models),
-            Err(error) => {
-                tracing::error!(%error, "the scan of the models directory failed");
-                Arc::default()
-            }
-        };
-        *last = Some((Instant::now(), Arc::clone(&models)));
-        models
+        last.models.clone().ok_or(CatalogUnavailable)
     }
 
     /// The model of this name, if there is one.
-    pub async fn find(&self, name: &ModelName) -> Option<Arc<Model>> {
-        self.models().await.get(name).cloned()
+    ///
+    /// # Errors
+    /// As [`Catalog::models`].
+    pub async fn find(&self, name: &ModelName) -> Result<Option<Arc<Model>>, CatalogUnavailable> {
+        Ok(self.models().await?.get(name).cloned())
+    }
+}
+
+impl Last {
+    fn take(&mut self, root: &Path, scanned: std::io::Result<Scan>) {
+        let problems = match scanned {
+            Ok(Scan { models, problems, .. }) => {
+                self.models = Some(Arc::new(models));
+                problems
+            }
+            Err(error) => BTreeSet::from([format!("{} can't be read: {error}", root.display())]),
+        };
+        // Scans are frequent. What has been said once is not said again until it changes.
+        for problem in problems.difference(&self.problems) {
+            tracing::warn!("{problem}");
+        }
+        self.problems = problems;
+        self.scanned_at = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn models_stay_while_their_directory_cannot_be_read() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("models");
+        std::fs::create_dir_all(root.join("m")).unwrap();
+        std::fs::write(root.join("m/genai_config.json"), r#"{"model":{"type":"llama"}}"#).unwrap();
+        let catalog = Catalog::new(root.clone());
+        assert_eq!(catalog.models().await.unwrap().len(), 1);
+        std::fs::rename(&root, home.path().join("elsewhere")).unwrap();
+        std::fs::write(&root, "no directory").unwrap();
+        tokio::time::advance(FRESH_FOR).await;
+        assert_eq!(catalog.models().await.unwrap().len(), 1);
+        assert_eq!(catalog.last.lock().await.problems.len(), 1);
+        std::fs::remove_file(&root).unwrap();
+        tokio::time::advance(FRESH_FOR).await;
+        assert_eq!(catalog.models().await.unwrap().len(), 0);
+        assert_eq!(catalog.last.lock().await.problems, BTreeSet::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_that_could_never_be_read_is_unavailable_and_not_empty() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("models");
+        std::fs::write(&root, "no directory").unwrap();
+        let catalog = Catalog::new(root);
+        assert_eq!(catalog.models().await, Err(CatalogUnavailable));
     }
 }

@@ -23,6 +23,7 @@ enum Exit {
     Unreachable = 69,
     Busy = 75,
     Config = 78,
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -63,7 +64,8 @@ Exit codes:
    2  the command line makes no sense
   69  no gateway answers at the address
   75  the port or the home is in use by another process
-  78  the configuration makes no sense, or is refused as unsafe";
+  78  the configuration makes no sense, can't be used here, or is refused as unsafe
+ 130  ended at once by a second signal, with requests unfinished";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -117,9 +119,10 @@ fn as_client(command: impl Future<Output = Result<(), Failure>>) -> Result<(), F
         .block_on(command)
 }
 
-#[expect(clippy::print_stderr, reason = "this is how a command says that it failed")]
 fn complain(message: &str) {
-    eprintln!("hearth: {message}");
+    use std::io::Write as _;
+    // Nobody may be there to read it; the exit code says it as well.
+    drop(writeln!(std::io::stderr(), "hearth: {message}"));
 }
 
 /// The address that clients call: where the gateway would listen with the same settings.

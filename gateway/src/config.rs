@@ -5,6 +5,7 @@
 
 mod keys;
 mod listen;
+mod names;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
@@ -13,10 +14,10 @@ use std::time::Duration;
 
 use hearth_shared::protocol::ExecutionProvider;
 
-use self::keys::RawConfig;
+use self::keys::Values;
 pub use self::keys::{KEYS, Key, Kind};
 pub use self::listen::Listen;
-use crate::keep_alive::{KeepAlive, KeepAliveError, parse_duration};
+use crate::keep_alive::KeepAlive;
 
 /// Everything that can be set, checked.
 #[derive(Debug, Clone)]
@@ -97,14 +98,21 @@ pub enum ConfigError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The file is no TOML, or the merged keys don't fit.
-    #[error("{origin}: {message}")]
-    Parse {
-        /// The file, or the environment.
-        origin: String,
-        /// What is wrong.
+    /// The file is no TOML. What stands there is not repeated: it may be the key.
+    #[error("{path}, line {line}, column {column}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Counted from one.
+        line: usize,
+        /// Counted from one, in characters.
+        column: usize,
+        /// What is wrong, on one line.
         message: String,
     },
+    /// The file has a key that means nothing.
+    #[error("hearth.toml: there is no key `{0}`; `hearth serve --help` lists them")]
+    UnknownKey(String),
     /// A value makes no sense.
     #[error("{key} (or {variable}): {message}")]
     Value {
@@ -133,6 +141,11 @@ pub fn process_environment(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// More sequences in one batch than this no model's cache has room for.
+const SLOTS_MAX: u32 = 256;
+/// More connections than this want a balancer.
+const CONNECTIONS_MAX: u32 = 4096;
+
 /// Our own variables that a worker may see: where libraries and devices are, and how time reads.
 const WORKER_VARIABLES: [&str; 8] = [
     "LD_LIBRARY_PATH",
@@ -157,13 +170,8 @@ impl Config {
             Some(path) => (path, true),
             None => (home.join("hearth.toml"), false),
         };
-        let mut table = read_table(&path, required)?;
-        keys::overlay(&mut table, environment)?;
-        let raw = RawConfig::deserialize_from(table).map_err(|message| ConfigError::Parse {
-            origin: format!("{} and HEARTH_* variables", path.display()),
-            message,
-        })?;
-        check(raw, home, environment)
+        let values = Values::new(read_table(&path, required)?, environment)?;
+        check(&values, home, environment)
     }
 }
 
@@ -187,10 +195,7 @@ fn home(environment: Environment<'_>) -> Result<PathBuf, ConfigError> {
 
 fn read_table(path: &Path, required: bool) -> Result<toml::Table, ConfigError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => text.parse().map_err(|error: toml::de::Error| ConfigError::Parse {
-            origin: path.display().to_string(),
-            message: error.to_string(),
-        }),
+        Ok(text) => text.parse().map_err(|error| syntax_error(path, &text, &error)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
             Ok(toml::Table::new())
         }
@@ -198,44 +203,55 @@ fn read_table(path: &Path, required: bool) -> Result<toml::Table, ConfigError> {
     }
 }
 
+fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let at = error.span().map_or(0, |span| span.start);
+    let before = text.get(..at).unwrap_or(text);
+    let in_line = before.rsplit('\n').next().unwrap_or("");
+    ConfigError::Syntax {
+        path: path.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: in_line.chars().count() + 1,
+        message: error.message().lines().collect::<Vec<_>>().join(", "),
+    }
+}
+
 fn check(
-    raw: RawConfig,
+    values: &Values,
     home: PathBuf,
     environment: Environment<'_>,
 ) -> Result<Config, ConfigError> {
-    let host = match &raw.host {
+    let host = match values.text("host")? {
         Some(text) => text.parse().map_err(|error| ConfigError::value("host", error))?,
         None => Listen::default(),
     };
-    let keep_alive = match &raw.keep_alive {
+    let keep_alive = match values.text_or_number("keep_alive")? {
         Some(text) => text.parse().map_err(|error| ConfigError::value("keep_alive", error))?,
         None => KeepAlive::For(Duration::from_secs(5 * 60)),
     };
-    let runtime_library =
-        raw.runtime_library.unwrap_or_else(|| home.join("runtime").join(default_library()));
+    let path = |key| Ok(values.text(key)?.map(PathBuf::from));
+    let count = |key, most| Ok(values.number(key, 1..=most)?.and_then(NonZeroU32::new));
+    let size = |key, most, default| Ok(values.number(key, 1..=most)?.unwrap_or(default) as usize);
     Ok(Config {
         host,
-        api_key: raw.api_key.map(api_key).transpose()?,
-        allowed_hosts: raw.allowed_hosts,
-        allowed_origins: raw.allowed_origins,
+        api_key: values.text("api_key")?.map(api_key).transpose()?,
+        allowed_hosts: each(values.list("allowed_hosts")?, names::host)?,
+        allowed_origins: each(values.list("allowed_origins")?, names::origin)?,
         keep_alive,
-        execution_provider: raw.execution_provider.unwrap_or(ExecutionProvider::Auto),
-        threads: raw.threads,
-        slots: raw.slots,
-        context_length: raw.context_length,
-        max_queue: raw.max_queue.unwrap_or(512),
-        queue_timeout: duration("queue_timeout", raw.queue_timeout.as_deref(), 600)?,
-        load_timeout: duration("load_timeout", raw.load_timeout.as_deref(), 300)?,
-        hang_timeout: duration("hang_timeout", raw.hang_timeout.as_deref(), 60)?,
-        grace_period: duration("grace_period", raw.grace_period.as_deref(), 5)?,
-        drain_timeout: duration("drain_timeout", raw.drain_timeout.as_deref(), 30)?,
-        max_connections: raw.max_connections.map_or(Ok(1024), |given| {
-            let refused = || ConfigError::value("max_connections", "at least 1, at most 4096");
-            if (1..=4096).contains(&given) { Ok(given) } else { Err(refused()) }
-        })?,
-        runtime_library,
-        worker: raw.worker.map_or_else(default_worker, Ok)?,
-        log: raw.log.unwrap_or_else(|| "info".to_owned()),
+        execution_provider: execution_provider(values.text("execution_provider")?)?,
+        threads: count("threads", u32::MAX)?,
+        slots: count("slots", SLOTS_MAX)?,
+        context_length: count("context_length", u32::MAX)?,
+        max_queue: size("max_queue", u32::MAX, 512)?,
+        queue_timeout: values.duration("queue_timeout", 600)?,
+        load_timeout: values.duration("load_timeout", 300)?,
+        hang_timeout: values.duration("hang_timeout", 60)?,
+        grace_period: values.duration("grace_period", 5)?,
+        drain_timeout: values.duration("drain_timeout", 30)?,
+        max_connections: size("max_connections", CONNECTIONS_MAX, 1024)?,
+        runtime_library: path("runtime_library")?
+            .unwrap_or_else(|| home.join("runtime").join(default_library())),
+        worker: path("worker")?.map_or_else(default_worker, Ok)?,
+        log: values.text("log")?.unwrap_or("info").to_owned(),
         worker_environment: WORKER_VARIABLES
             .iter()
             .filter_map(|name| environment(name).map(|value| ((*name).into(), value)))
@@ -244,27 +260,36 @@ fn check(
     })
 }
 
-fn api_key(text: String) -> Result<ApiKey, ConfigError> {
+fn each(
+    texts: Vec<&str>,
+    read: impl Fn(&str) -> Result<String, ConfigError>,
+) -> Result<Vec<String>, ConfigError> {
+    texts.into_iter().map(read).collect()
+}
+
+fn execution_provider(text: Option<&str>) -> Result<ExecutionProvider, ConfigError> {
+    let Some(text) = text else {
+        return Ok(ExecutionProvider::Auto);
+    };
+    [
+        ExecutionProvider::Auto,
+        ExecutionProvider::Cpu,
+        ExecutionProvider::Cuda,
+        ExecutionProvider::DirectMl,
+    ]
+    .into_iter()
+    .find(|provider| provider.as_str() == text)
+    .ok_or_else(|| {
+        let message = format!("must be auto, cpu, cuda or directml, not `{text}`");
+        ConfigError::value("execution_provider", message)
+    })
+}
+
+fn api_key(text: &str) -> Result<ApiKey, ConfigError> {
     let usable = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
     let refused =
         || ConfigError::value("api_key", "must be printable ASCII without spaces, and not empty");
-    if usable { Ok(ApiKey(text)) } else { Err(refused()) }
-}
-
-fn duration(
-    key: &'static str,
-    text: Option<&str>,
-    default_seconds: u64,
-) -> Result<Duration, ConfigError> {
-    let Some(text) = text else {
-        return Ok(Duration::from_secs(default_seconds));
-    };
-    parse_duration(text).map_err(|KeepAliveError { given }| {
-        ConfigError::value(
-            key,
-            format!("`{given}` is no duration; write \"90s\", \"5m\" or seconds"),
-        )
-    })
+    if usable { Ok(ApiKey(text.to_owned())) } else { Err(refused()) }
 }
 
 fn default_library() -> &'static str {

@@ -1,6 +1,7 @@
 //! Every failure that a client can see: its status, its words, and its two shapes.
 //!
-//! The only file with status codes of failures. OpenAI's clients read `error.message`, `type`,
+//! The only file with status codes of failures, but for those of `guard.rs`, which stand beside the
+//! checks they answer. OpenAI's clients read `error.message`, `type`,
 //! `param` and `code`, all four always there; Ollama's read `error` as a text. Both retry on 429
 //! and 5xx unless `x-should-retry` says otherwise, and give up on a `retry-after` above 120 s.
 
@@ -12,6 +13,7 @@ use hearth_shared::protocol::RequestFailure;
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
+use crate::catalog::CatalogUnavailable;
 use crate::fleet::{Loss, Refusal};
 use crate::metrics::Outcome;
 
@@ -37,6 +39,9 @@ pub enum ApiError {
         /// What there is.
         hint: String,
     },
+    /// Nobody knows which models there are.
+    #[error(transparent)]
+    Catalog(#[from] CatalogUnavailable),
     /// There is no such path.
     #[error(
         "there is nothing at {path}; GET /v1/models and POST /v1/chat/completions are good starts"
@@ -74,6 +79,9 @@ pub enum ApiError {
     /// The body did not arrive in time.
     #[error("the body did not arrive within {} s", .0.as_secs())]
     BodyTooSlow(Duration),
+    /// Too many bodies are being read already.
+    #[error("too many requests are being read; try again in a moment")]
+    Crowded,
     /// The body broke off.
     #[error("the body can't be read: {0}")]
     BodyBroken(String),
@@ -129,6 +137,7 @@ impl ApiError {
                 StatusCode::BAD_REQUEST
             }
             Self::UnknownModel { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Catalog(_) | Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Guard { status, .. } => *status,
             Self::BodyTooLarge { .. } | Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -156,6 +165,8 @@ impl ApiError {
             Self::Invalid { .. } | Self::BodyBroken(_) => None,
             Self::NotJson(_) => Some("invalid_json"),
             Self::UnknownModel { .. } => Some("model_not_found"),
+            Self::Catalog(_) => Some("catalog_unavailable"),
+            Self::Crowded => Some("server_busy"),
             Self::NotFound { .. } => Some("not_found"),
             Self::MethodNotAllowed { .. } => Some("method_not_allowed"),
             Self::Guard { code, .. } => Some(code),
@@ -199,7 +210,23 @@ impl ApiError {
             Self::Worker(
                 RequestFailure::ContextOverflow { .. } | RequestFailure::Template { .. },
             ) => Some("messages"),
-            _ => None,
+            Self::Worker(
+                RequestFailure::NoTemplate
+                | RequestFailure::Invalid { .. }
+                | RequestFailure::Engine { .. },
+            ) => None,
+            Self::NotJson(_)
+            | Self::Catalog(_)
+            | Self::NotFound { .. }
+            | Self::MethodNotAllowed { .. }
+            | Self::Guard { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow(_)
+            | Self::Crowded
+            | Self::BodyBroken(_)
+            | Self::Refused { .. }
+            | Self::Lost(_)
+            | Self::TooLarge(_) => None,
         }
     }
 
@@ -213,7 +240,19 @@ impl ApiError {
                 Refusal::Draining => Some(Duration::from_secs(1)),
                 Refusal::WaitedTooLong { .. } | Refusal::LoadFailed(_) => None,
             },
-            _ => None,
+            Self::Catalog(_) | Self::Crowded => Some(Duration::from_secs(1)),
+            Self::Invalid { .. }
+            | Self::NotJson(_)
+            | Self::UnknownModel { .. }
+            | Self::NotFound { .. }
+            | Self::MethodNotAllowed { .. }
+            | Self::Guard { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow(_)
+            | Self::BodyBroken(_)
+            | Self::Worker(_)
+            | Self::Lost(_)
+            | Self::TooLarge(_) => None,
         }
     }
 
@@ -221,8 +260,27 @@ impl ApiError {
     #[must_use]
     pub fn should_retry(&self) -> Option<bool> {
         match self {
-            Self::Refused { refusal: Refusal::LoadFailed(failure), .. } => Some(!failure.repeats()),
-            _ => None,
+            Self::Refused { refusal, .. } => match refusal {
+                Refusal::LoadFailed(failure) => failure.repeats().then_some(false),
+                Refusal::QueueFull { .. }
+                | Refusal::WaitedTooLong { .. }
+                | Refusal::BackingOff { .. }
+                | Refusal::Draining => None,
+            },
+            Self::Invalid { .. }
+            | Self::NotJson(_)
+            | Self::UnknownModel { .. }
+            | Self::NotFound { .. }
+            | Self::MethodNotAllowed { .. }
+            | Self::Guard { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow(_)
+            | Self::BodyBroken(_)
+            | Self::Catalog(_)
+            | Self::Crowded
+            | Self::Worker(_)
+            | Self::Lost(_)
+            | Self::TooLarge(_) => None,
         }
     }
 
@@ -230,12 +288,27 @@ impl ApiError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Refused { .. } => Outcome::Refused,
+            Self::Refused { .. } | Self::Catalog(_) | Self::Crowded => Outcome::Refused,
             Self::Worker(RequestFailure::Engine { .. }) | Self::Lost(Loss::WorkerGone) => {
                 Outcome::Failed
             }
             Self::Lost(Loss::TooSlow) => Outcome::Cancelled,
-            _ => Outcome::Invalid,
+            Self::Worker(
+                RequestFailure::ContextOverflow { .. }
+                | RequestFailure::Template { .. }
+                | RequestFailure::NoTemplate
+                | RequestFailure::Invalid { .. },
+            ) => Outcome::Invalid,
+            Self::Invalid { .. }
+            | Self::NotJson(_)
+            | Self::UnknownModel { .. }
+            | Self::NotFound { .. }
+            | Self::MethodNotAllowed { .. }
+            | Self::Guard { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow(_)
+            | Self::BodyBroken(_)
+            | Self::TooLarge(_) => Outcome::Invalid,
         }
     }
 
@@ -276,6 +349,14 @@ mod tests {
                 "code": "queue_full",
             }})
         );
+    }
+
+    #[test]
+    fn an_unreadable_catalogue_is_our_trouble_and_passes() {
+        let error = ApiError::from(CatalogUnavailable);
+        assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(error.openai_body()["error"]["code"], "catalog_unavailable");
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
     }
 
     #[test]

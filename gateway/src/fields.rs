@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
+use crate::keep_alive::KeepAlive;
 
 /// A JSON object and where in the request it stands.
 #[derive(Debug, Clone, Copy)]
@@ -182,6 +183,18 @@ impl<'a> Fields<'a> {
             Some(Value::Array(items)) => Ok(Some(items)),
             Some(other) => Err(self.wrong(name, "an array", other)),
         }
+    }
+
+    /// `keep_alive`, or LM Studio's name for it, `ttl`.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] for anything that is none.
+    pub fn keep_alive(&self) -> Result<Option<KeepAlive>, ApiError> {
+        let named = ["keep_alive", "ttl"].map(|name| self.get(name).map(|value| (name, value)));
+        let Some((name, value)) = named.into_iter().flatten().next() else {
+            return Ok(None);
+        };
+        KeepAlive::from_json(value).map_err(|error| ApiError::invalid(name, error.to_string()))
     }
 
     /// Refuses a field by name unless it asks for nothing.

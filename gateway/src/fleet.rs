@@ -19,11 +19,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
 use hearth_shared::protocol::{LoadSpec, ModelCard};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use self::child::Spawner;
@@ -31,10 +32,10 @@ use self::life::{Life, ORDERS_MAX, Order, Report};
 use self::link::Link;
 pub use self::link::{GenerateBody, Loss, Replies, Reply, SendError};
 use self::place::Place;
-use self::scheduler::{Effect, Event, Scheduler, WorkerNews};
-pub use self::scheduler::{Refusal, Rules, UnloadMode};
+use self::scheduler::{Effect, Event, Scheduler, Wants, WorkerNews};
+pub use self::scheduler::{Refusal, Rules};
 use self::status::{Snapshot, WorkerFacts};
-use self::worker::{TicketId, WorkerId};
+use self::worker::{ProcessExit, TicketId, WorkerId};
 use crate::catalog::Model;
 use crate::keep_alive::KeepAlive;
 use crate::metrics::FleetMetrics;
@@ -71,6 +72,7 @@ enum Command {
         model: Arc<Model>,
         ticket: TicketId,
         keep_alive: Option<KeepAlive>,
+        wants: Wants,
         answer: oneshot::Sender<Result<Link, Refusal>>,
     },
     Event(Event),
@@ -108,6 +110,7 @@ impl Fleet {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (reports, news) = mpsc::channel(REPORTS_MAX);
         let (publisher, snapshot) = watch::channel(Arc::default());
+        let hang_timeout = rules.hang_timeout;
         let task = FleetTask {
             scheduler: Scheduler::new(rules),
             workers,
@@ -116,6 +119,8 @@ impl Fleet {
             models: HashMap::new(),
             pending: HashMap::new(),
             lives: JoinSet::new(),
+            tasks: HashMap::new(),
+            hang_timeout,
             inbox,
             reports,
             news,
@@ -138,6 +143,31 @@ impl Fleet {
         model: &Arc<Model>,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Lease, Refusal> {
+        let (link, place) = self.ask(model, keep_alive, Wants::Lease).await?;
+        Ok(Lease { link, place })
+    }
+
+    /// Waits until the model is loaded; takes no slot of it, so it never waits for other requests.
+    ///
+    /// # Errors
+    /// As [`Fleet::acquire`].
+    ///
+    /// # Cancel safety
+    /// Safe, and the load goes on.
+    pub async fn warm(
+        &self,
+        model: &Arc<Model>,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<(), Refusal> {
+        self.ask(model, keep_alive, Wants::Warmth).await.map(drop)
+    }
+
+    async fn ask(
+        &self,
+        model: &Arc<Model>,
+        keep_alive: Option<KeepAlive>,
+        wants: Wants,
+    ) -> Result<(Link, Place), Refusal> {
         let ticket = TicketId(self.tickets.fetch_add(1, Ordering::Relaxed));
         let leave =
             self.commands.clone().reserve_owned().await.map_err(|_ended| Refusal::Draining)?;
@@ -145,16 +175,16 @@ impl Fleet {
         let (answer, granted) = oneshot::channel();
         let model = Arc::clone(model);
         self.commands
-            .send(Command::Acquire { model, ticket, keep_alive, answer })
+            .send(Command::Acquire { model, ticket, keep_alive, wants, answer })
             .await
             .map_err(|_ended| Refusal::Draining)?;
         let link = granted.await.map_err(|_ended| Refusal::Draining)??;
-        Ok(Lease { link, place })
+        Ok((link, place))
     }
 
-    /// Asks the model's worker to leave; does not wait until it has.
-    pub async fn unload(&self, model: &ModelName, mode: UnloadMode) {
-        self.order(Event::Unload { model: model.clone(), mode }).await;
+    /// Asks the model's worker to leave once it is unused; does not wait until it has.
+    pub async fn unload(&self, model: &ModelName) {
+        self.order(Event::Unload { model: model.clone() }).await;
     }
 
     /// Takes no more requests, and stops what still runs at `until`. The task ends when the last
@@ -187,11 +217,14 @@ pub struct FleetTask {
     models: HashMap<ModelName, Arc<Model>>,
     pending: HashMap<TicketId, oneshot::Sender<Result<Link, Refusal>>>,
     lives: JoinSet<()>,
+    /// Whose life each task is.
+    tasks: HashMap<task::Id, (ModelName, WorkerId)>,
     inbox: mpsc::Receiver<Command>,
     reports: mpsc::Sender<Report>,
     news: mpsc::Receiver<Report>,
     publisher: watch::Sender<Arc<Snapshot>>,
     metrics: FleetMetrics,
+    hang_timeout: Duration,
     draining: bool,
 }
 
@@ -223,11 +256,7 @@ impl FleetTask {
                 biased;
                 Some(report) = self.news.recv() => self.hear(report),
                 Some(command) = self.inbox.recv() => self.obey(command),
-                Some(life) = self.lives.join_next() => {
-                    if let Err(error) = life {
-                        tracing::error!(%error, "the task of a worker panicked");
-                    }
-                }
+                Some(ended) = self.lives.join_next_with_id() => self.bury(ended),
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)),
                     if deadline.is_some() => self.give(Event::Tick),
             }
@@ -235,14 +264,29 @@ impl FleetTask {
         }
     }
 
+    /// A life that ended has reported so itself, unless it panicked.
+    fn bury(&mut self, ended: Result<(task::Id, ()), JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some((model, worker)) = self.tasks.remove(&id) else { return };
+        if let Err(error) = ended {
+            tracing::error!(%model, worker = %worker, %error, "the task of a worker panicked");
+            let news = WorkerNews::Exited(ProcessExit::Unknown);
+            self.give(Event::Worker { model, worker, news });
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Acquire { model, ticket, keep_alive, answer } => {
+            Command::Acquire { model, ticket, keep_alive, wants, answer } => {
                 self.pending.insert(ticket, answer);
                 let fingerprint = model.digest.clone();
                 let name = model.name.clone();
                 self.models.insert(name.clone(), model);
-                self.give(Event::Acquire { model: name, ticket, keep_alive, fingerprint });
+                let event = Event::Acquire { model: name, ticket, keep_alive, fingerprint, wants };
+                self.give(event);
             }
             Command::Event(event) => {
                 self.draining |= matches!(event, Event::Drain { .. });
@@ -289,7 +333,7 @@ impl FleetTask {
             Effect::Spawn { model, worker } => self.spawn(&model, worker),
             Effect::Terminate { worker } => self.send_order(worker, Order::Terminate),
             Effect::Kill { worker } => self.send_order(worker, Order::Kill),
-            Effect::Grant { ticket, worker } => {
+            Effect::Grant { ticket, worker } | Effect::Warm { ticket, worker } => {
                 let link = self.crew.get(&worker).and_then(|crew| crew.loaded.as_ref());
                 let answer = self.pending.remove(&ticket);
                 if let (Some(answer), Some(loaded)) = (answer, link) {
@@ -335,6 +379,7 @@ impl FleetTask {
             environment: self.workers.environment.clone(),
             spec,
             spawner: self.spawner.clone(),
+            hang_timeout: self.hang_timeout,
             reports: self.reports.clone(),
             orders: inbox,
         };
@@ -342,7 +387,8 @@ impl FleetTask {
         self.metrics.spawned(name);
         let spawned = Instant::now();
         self.crew.insert(worker, Crew { model, orders, spawned, pid: None, loaded: None });
-        self.lives.spawn(life.live());
+        let id = self.lives.spawn(life.live()).id();
+        self.tasks.insert(id, (name.clone(), worker));
     }
 
     fn send_order(&self, worker: WorkerId, order: Order) {

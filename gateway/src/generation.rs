@@ -46,14 +46,14 @@ pub struct Piece {
 /// Looks a model up by what a client wrote.
 ///
 /// # Errors
-/// [`ApiError::UnknownModel`], with the names there are.
+/// [`ApiError::UnknownModel`], with the names there are; [`ApiError::Catalog`] if nobody knows.
 pub async fn find_model(catalog: &Catalog, written: &str) -> Result<Arc<Model>, ApiError> {
     if let Ok(name) = written.parse::<ModelName>()
-        && let Some(model) = catalog.find(&name).await
+        && let Some(model) = catalog.find(&name).await?
     {
         return Ok(model);
     }
-    let models = catalog.models().await;
+    let models = catalog.models().await?;
     let names: Vec<&str> = models.keys().take(8).map(ModelName::as_str).collect();
     let hint = if names.is_empty() {
         format!("there are no models yet; put one into {}", catalog.root().display())
@@ -83,10 +83,10 @@ impl Generation {
         mut meter: RequestMeter,
     ) -> Result<Self, ApiError> {
         meter.set_model(&model.name);
-        let mut attempt = try_once(fleet, model, keep_alive, body.clone(), &meter).await;
+        let mut attempt = try_once(fleet, model, keep_alive, body.clone(), &mut meter).await;
         if matches!(attempt, Err(ApiError::Lost(Loss::WorkerGone))) {
             tracing::warn!(model = %model.name, "lost a worker before its answer began; once more");
-            attempt = try_once(fleet, model, keep_alive, body, &meter).await;
+            attempt = try_once(fleet, model, keep_alive, body, &mut meter).await;
         }
         match attempt {
             Ok((replies, first)) => Ok(Self { replies, first: Some(first), meter }),
@@ -142,7 +142,7 @@ async fn try_once(
     model: &Arc<Model>,
     keep_alive: Option<KeepAlive>,
     body: GenerateBody,
-    meter: &RequestMeter,
+    meter: &mut RequestMeter,
 ) -> Result<(Replies, News), ApiError> {
     let lease = fleet.acquire(model, keep_alive).await;
     let lease =

@@ -3,12 +3,14 @@
 //! Called by `server.rs` for every request, before routing and before a byte of the body is read.
 //! A web page must not be able to use the server through its visitor's browser: so the Host has to
 //! be one of ours, on every address that we listen on, and an Origin has to be listed. Then the
-//! key, then what sort of body it is.
+//! key, then what sort of body it is. What pages of listed origins are told is in `cors.rs`.
+
+pub mod cors;
 
 use std::net::IpAddr;
 
 use hyper::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
@@ -91,7 +93,8 @@ impl Turned {
 }
 
 impl Guard {
-    /// A door that lets localhost in, the named hosts, and pages of the named origins.
+    /// A door that lets localhost in, the named hosts, and pages of the named origins. Names are
+    /// without a port or brackets, origins without a slash at their end.
     #[must_use]
     pub fn new(hosts: &[String], origins: &[String], key: Option<&ApiKey>) -> Self {
         let lower = |texts: &[String]| texts.iter().map(|text| text.to_ascii_lowercase()).collect();
@@ -109,10 +112,26 @@ impl Guard {
     pub fn check(&self, request: &Parts, local: IpAddr) -> Result<(), Turned> {
         self.check_host(request, local)?;
         self.check_origin(&request.headers)?;
+        if cors::is_preflight(request) {
+            // Browsers send neither key nor body with it, and nothing is done for it.
+            return Ok(());
+        }
         if !PUBLIC_PATHS.contains(&request.uri.path()) {
             self.check_key(&request.headers)?;
         }
         check_body_type(request)
+    }
+
+    /// The request's Origin, if it has one and that one is listed.
+    #[must_use]
+    pub fn listed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let mut given = headers.get_all(ORIGIN).iter();
+        let (Some(origin), None) = (given.next(), given.next()) else {
+            return None;
+        };
+        let text = origin.to_str().ok()?;
+        let listed = self.origins.iter().any(|listed| listed.eq_ignore_ascii_case(text));
+        listed.then(|| origin.clone())
     }
 
     fn check_host(&self, request: &Parts, local: IpAddr) -> Result<(), Turned> {
@@ -130,28 +149,25 @@ impl Guard {
     }
 
     fn check_name(&self, host: &str, local: IpAddr) -> Result<(), Turned> {
-        // Only names can be rebound by DNS. An address is ours if the request came in on it.
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let ours = match address {
-            Ok(address) => address.is_loopback() || address.to_canonical() == local.to_canonical(),
+        // Only names can be rebound by DNS. An address is ours if the request came in on it; behind
+        // a proxy or a translated address it is another one, and then the key has to be enough.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let ours = match host.parse::<IpAddr>() {
+            Ok(address) => {
+                self.key_digest.is_some()
+                    || address.is_loopback()
+                    || address.to_canonical() == local.to_canonical()
+            }
             Err(_) => host == "localhost",
         };
         if ours || self.hosts.iter().any(|name| name == host) { Ok(()) } else { Err(FOREIGN_HOST) }
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Turned> {
-        let mut given = headers.get_all(ORIGIN).iter();
-        let listed = match (given.next(), given.next()) {
-            (None, _) => false,
-            (Some(origin), None) => {
-                let origin = origin.to_str().map_err(|_not_text| FOREIGN_ORIGIN)?;
-                if !self.origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin)) {
-                    return Err(FOREIGN_ORIGIN);
-                }
-                true
-            }
-            (Some(_), Some(_)) => return Err(FOREIGN_ORIGIN),
-        };
+        let listed = self.listed_origin(headers).is_some();
+        if headers.contains_key(ORIGIN) && !listed {
+            return Err(FOREIGN_ORIGIN);
+        }
         // Some requests of pages carry no Origin, but browsers still say where they come from.
         let cross = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site");
         if cross && !listed { Err(FOREIGN_ORIGIN) } else { Ok(()) }

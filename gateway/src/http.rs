@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -62,6 +64,9 @@ pub fn failure(error: &ApiError, dialect: Dialect) -> Response<Body> {
     if let Some(retry) = error.should_retry() {
         let value = if retry { "true" } else { "false" };
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static(value));
+    }
+    if error.status() == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if let ApiError::MethodNotAllowed { allow, .. } = error {
         headers.insert(ALLOW, HeaderValue::from_static(allow));

@@ -9,6 +9,8 @@ use crate::error::ApiError;
 use crate::fields::kind_of;
 
 const MESSAGES_MAX: usize = 10_000;
+/// So much of a client's own text is repeated in an error.
+const SHOWN_CHARS_MAX: usize = 40;
 
 /// Normalises every message.
 ///
@@ -40,6 +42,7 @@ fn normalise_one(index: usize, message: &Value) -> Result<Value, ApiError> {
             role
         }
         Some(other) => {
+            let other: String = other.to_string().chars().take(SHOWN_CHARS_MAX).collect();
             return Err(wrong(
                 ".role",
                 format!("`role` must be system, developer, user, assistant or tool, not {other}"),
@@ -78,7 +81,7 @@ fn join(parts: &[Value]) -> Result<String, String> {
             Some("text" | "input_text" | "output_text") => part.get("text"),
             Some("refusal") => part.get("refusal"),
             Some(other) => {
-                let other: String = other.chars().take(40).collect();
+                let other: String = other.chars().take(SHOWN_CHARS_MAX).collect();
                 return Err(format!("this model reads text only, no part of type `{other}`"));
             }
             None => return Err("a part of `content` needs a `type`".to_owned()),
@@ -120,6 +123,12 @@ mod tests {
         let message = one(json!({"role": "assistant", "content": null, "tool_calls": calls}));
         assert_eq!(message["tool_calls"], calls);
         assert_eq!(one(json!({"role": "developer", "content": "x"}))["role"], "system");
+    }
+
+    #[test]
+    fn a_long_role_is_not_repeated_at_length() {
+        let error = normalise(&[json!({"role": "x".repeat(100_000)})]).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("not \"{}", "x".repeat(39))), "{} chars", error.len());
     }
 
     #[test]

@@ -131,6 +131,7 @@ pub struct RequestMeter {
     endpoint: &'static str,
     model: Option<ModelName>,
     arrived: Instant,
+    leased: bool,
     first_token: Option<Instant>,
     outcome: Outcome,
 }
@@ -144,6 +145,7 @@ impl RequestMeter {
             endpoint,
             model: None,
             arrived: Instant::now(),
+            leased: false,
             first_token: None,
             outcome: Outcome::Cancelled,
         }
@@ -170,8 +172,12 @@ impl RequestMeter {
         result
     }
 
-    /// A worker takes the request.
-    pub fn leased(&self) {
+    /// A worker takes the request. Only the first one counts: a second try has waited no longer
+    /// for its place.
+    pub fn leased(&mut self) {
+        if std::mem::replace(&mut self.leased, true) {
+            return;
+        }
         let waited = self.arrived.elapsed();
         histogram!(QUEUE_SECONDS, "model" => self.model_label()).record(waited);
     }

@@ -5,6 +5,7 @@
 
 mod body;
 mod dispatch;
+mod write_timeout;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+pub use self::body::{ReadBody, Room};
+use self::write_timeout::WriteTimeout;
 use crate::app::App;
 
 /// A request's head has to arrive within this time; so long an unused connection is kept, too.
@@ -29,20 +33,26 @@ const HEADERS_MAX: usize = 100;
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How long accepting rests when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+/// A client that takes nothing of its answer for this long has lost it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves until `shutdown` is true, then lets what is in flight finish.
+/// The order to end: `None` until it is given, then when the last connection has to be gone.
+pub type Shutdown = Option<Instant>;
+
+/// Serves until `shutdown` is ordered, then lets what is in flight finish.
 ///
-/// Returns when the last connection has ended. Whoever orders the shutdown drains the fleet with
-/// a deadline, so that streams which outlive it end with an error and not in silence.
+/// Returns when the last connection has ended, at the order's instant at the latest. Whoever gives
+/// it drains the fleet with an earlier deadline, so that streams which outlive that one end with
+/// an error and not in silence; only clients that don't read or write are cut off.
 pub async fn run(
     app: Arc<App>,
     listener: TcpListener,
     connections_max: usize,
-    mut shutdown: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<Shutdown>,
 ) {
     let places = Arc::new(Semaphore::new(connections_max));
     let mut connections = JoinSet::new();
-    loop {
+    let end = loop {
         tokio::select! {
             accepted = accept(&listener, &places) => {
                 let Some((stream, local, place)) = accepted else { continue };
@@ -50,19 +60,27 @@ pub async fn run(
                 connections.spawn(connection.serve(stream, shutdown.clone()));
             }
             Some(ended) = connections.join_next() => report(ended),
-            () = told(&mut shutdown) => break,
+            end = told(&mut shutdown) => break end,
         }
-    }
+    };
     // Whoever connects from now on is refused by the system, and a balancer goes elsewhere.
     drop(listener);
-    while let Some(ended) = connections.join_next().await {
-        report(ended);
+    let finished = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if tokio::time::timeout_at(end, finished).await.is_err() {
+        let left = connections.len();
+        tracing::warn!(connections = left, "cut off: they neither finished nor failed in time");
+        connections.shutdown().await;
     }
 }
 
-/// Waits for the order. Whoever gives it being gone is one, too.
-async fn told(shutdown: &mut watch::Receiver<bool>) {
-    drop(shutdown.wait_for(|told| *told).await);
+/// Waits for the order; gives its instant. Whoever gives it being gone is one, too.
+async fn told(shutdown: &mut watch::Receiver<Shutdown>) -> Instant {
+    let order = shutdown.wait_for(Option::is_some).await;
+    order.ok().and_then(|order| *order).unwrap_or_else(Instant::now)
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {
@@ -101,7 +119,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, mut shutdown: watch::Receiver<bool>) {
+    async fn serve(self, stream: TcpStream, mut shutdown: watch::Receiver<Shutdown>) {
         // Tokens are small and should leave at once.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection is gone already");
@@ -119,11 +137,11 @@ impl Connection {
             .header_read_timeout(HEADER_TIMEOUT)
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT)), service);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = told(&mut shutdown) => {
+            _end = told(&mut shutdown) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 
 /// The largest frame either side may send, without its length prefix.
 ///
-/// A chat request's body is at most 8 MiB; JSON inside JSON can at most double it.
+/// A chat request's body is at most 8 MiB, and what is sent of it is seldom longer. Where it is, as
+/// when `1e15` is written out, the request may be refused as too large.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 
 const LENGTH_BYTES: usize = 4;

@@ -17,7 +17,7 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 103;
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateDirError {
     /// It can't be made or looked at.
-    #[error("can't use {path} as runtime directory")]
+    #[error("can't use {path} as runtime directory: {source}")]
     Io {
         /// The directory.
         path: PathBuf,

@@ -306,12 +306,13 @@ pub enum LoadFailureKind {
 }
 
 impl LoadFailureKind {
-    /// Whether the same files and settings will fail again in the same way.
+    /// Whether the same files will fail again in the same way.
     #[must_use]
     pub fn repeats(self) -> bool {
         match self {
-            Self::BadFiles | Self::Unsupported | Self::NoRuntime | Self::NoProvider => true,
-            Self::OutOfMemory | Self::Runtime => false,
+            Self::BadFiles | Self::Unsupported => true,
+            // A library that is missing may be put in its place, and memory may come free.
+            Self::NoRuntime | Self::NoProvider | Self::OutOfMemory | Self::Runtime => false,
         }
     }
 }

@@ -48,7 +48,7 @@ pub struct Gateway {
     /// Its process.
     pub child: Child,
     home: TempDir,
-    stderr: ChildStderr,
+    stderr: Option<ChildStderr>,
     programs: Programs,
 }
 
@@ -148,7 +148,7 @@ impl Home {
             drop(stderr.read_to_string(&mut said).await);
             panic!("the gateway did not start: {said}");
         };
-        let stderr = child.stderr.take().expect("piped");
+        let stderr = child.stderr.take();
         Gateway { address, stage, child, home: self.dir, stderr, programs: self.programs }
     }
 
@@ -288,6 +288,11 @@ impl Gateway {
         nix::sys::signal::kill(pid, signal).expect("it is alive");
     }
 
+    /// Reads its log no more, as a supervisor that has died.
+    pub fn close_stderr(&mut self) {
+        self.stderr = None;
+    }
+
     /// Waits until the gateway has ended; gives how, and what it had logged.
     ///
     /// # Panics
@@ -295,7 +300,9 @@ impl Gateway {
     pub async fn ended(mut self) -> (ExitStatus, String) {
         patiently("the gateway to end", async {
             let mut log = String::new();
-            drop(self.stderr.read_to_string(&mut log).await);
+            if let Some(mut stderr) = self.stderr.take() {
+                drop(stderr.read_to_string(&mut log).await);
+            }
             (self.child.wait().await.expect("it can be waited for"), log)
         })
         .await

@@ -33,8 +33,13 @@ pub fn run() -> ExitCode {
         Err(error) => return usage(&error),
     };
     // Where standard error is closed there is nobody to tell.
-    let logging =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
+    // Each line becomes one of the gateway's, which dates it and says whose it is.
+    let logging = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .try_init();
     drop(logging);
     end_with_any_thread();
     ExitCode::from(start(&arguments).code())

@@ -1,7 +1,7 @@
 //! What the head of a GGUF file says of its model, for listings.
 //!
-//! It reads the first keys only and stops at the first that is not a plain value: writers put
-//! `general.*` before the vocabulary. Whether the file is sound is the worker's business.
+//! It reads the first keys only and stops at the first long array, which is the vocabulary:
+//! writers put `general.*` before it. Whether the file is sound is the worker's business.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -13,7 +13,11 @@ use super::Facts;
 pub(super) const SUFFIX: &str = ".gguf";
 
 const KEYS_MAX: u64 = 64;
+/// Tags and languages are shorter than this, vocabularies longer.
+const ITEMS_MAX: u64 = 256;
 const TEXT_BYTES_MAX: u64 = 64 * 1024;
+/// The number of the array type.
+const ARRAY: u32 = 9;
 
 /// Why a file is no GGUF file.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +62,7 @@ fn read(file: &mut impl Read) -> Result<Facts, HeadError> {
             ("general.file_type", Value::Number(number)) => {
                 facts.quantization_level = file_type(number).to_owned();
             }
-            (_, Value::Text(_) | Value::Number(_)) => {}
+            (_, Value::Text(_) | Value::Number(_) | Value::Passed) => {}
         }
     }
     Ok(facts)
@@ -66,20 +70,41 @@ fn read(file: &mut impl Read) -> Result<Facts, HeadError> {
 
 enum Value {
     Text(String),
-    /// A whole number of 32 bits; of other numbers only the size matters, to get past them.
+    /// A whole number of up to 32 bits.
     Number(u32),
-    /// An array: nothing that listings show comes after.
+    /// Something that listings do not show.
+    Passed,
+    /// The vocabulary, or what no reader knows: nothing that listings show comes after.
     Opaque,
 }
 
 fn value(file: &mut impl Read) -> Result<Value, HeadError> {
-    Ok(match u32::from_le_bytes(bytes(file)?) {
+    let kind = u32::from_le_bytes(bytes(file)?);
+    if kind != ARRAY {
+        return value_of(kind, file);
+    }
+    let kind = u32::from_le_bytes(bytes(file)?);
+    let items = u64::from_le_bytes(bytes(file)?);
+    if items > ITEMS_MAX {
+        return Ok(Value::Opaque);
+    }
+    for _ in 0..items {
+        if matches!(value_of(kind, file)?, Value::Opaque) {
+            return Ok(Value::Opaque);
+        }
+    }
+    Ok(Value::Passed)
+}
+
+/// A value that is no array; arrays of arrays are nothing that anybody writes.
+fn value_of(kind: u32, file: &mut impl Read) -> Result<Value, HeadError> {
+    Ok(match kind {
         4..=6 => Value::Number(u32::from_le_bytes(bytes(file)?)),
         0 | 1 | 7 => Value::Number(bytes::<1>(file)?[0].into()),
         2 | 3 => Value::Number(u16::from_le_bytes(bytes(file)?).into()),
         10..=12 => {
             bytes::<8>(file)?;
-            Value::Number(0)
+            Value::Passed
         }
         8 => Value::Text(text(file)?),
         _ => Value::Opaque,
@@ -134,7 +159,7 @@ pub(super) mod tests {
     pub(in crate::catalog) fn file(texts: &[(&str, &str)]) -> Vec<u8> {
         let mut file = b"GGUF\x03\0\0\0".to_vec();
         file.extend(0_u64.to_le_bytes());
-        file.extend((texts.len() as u64 + 2).to_le_bytes());
+        file.extend((texts.len() as u64 + 3).to_le_bytes());
         let text = |file: &mut Vec<u8>, text: &str| {
             file.extend((text.len() as u64).to_le_bytes());
             file.extend(text.as_bytes());
@@ -144,11 +169,18 @@ pub(super) mod tests {
             file.extend(8_u32.to_le_bytes());
             text(&mut file, value);
         }
+        text(&mut file, "general.tags");
+        file.extend(9_u32.to_le_bytes());
+        file.extend(8_u32.to_le_bytes());
+        file.extend(1_u64.to_le_bytes());
+        text(&mut file, "chat");
         text(&mut file, "general.file_type");
         file.extend(4_u32.to_le_bytes());
         file.extend(3_u32.to_le_bytes());
         text(&mut file, "tokenizer.ggml.tokens");
         file.extend(9_u32.to_le_bytes());
+        file.extend(8_u32.to_le_bytes());
+        file.extend(49_152_u64.to_le_bytes());
         file
     }
 
@@ -169,7 +201,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_no_gguf_file_is_refused_wherever_it_ends() {
         let whole = file(&[("general.architecture", "llama")]);
-        for cut in 0..whole.len() - 4 {
+        for cut in 0..whole.len() {
             assert!(read(&mut &whole[..cut]).is_err(), "cut at {cut}");
         }
         assert!(matches!(read(&mut &b"ONNX"[..]), Err(HeadError::NotGguf)));

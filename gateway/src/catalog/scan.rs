@@ -1,6 +1,6 @@
 //! The walk through the models directory: what is a model, what is it called, how big is it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
@@ -32,53 +32,72 @@ enum ScanError {
     Gguf(#[from] gguf::HeadError),
 }
 
-/// Looks through the directory. What can't be read is logged and left out.
-pub(super) fn scan(root: &Path) -> Found {
-    let mut models = BTreeMap::new();
-    let mut budget = ENTRIES_MAX;
-    visit(root, "", DEPTH_MAX, &mut budget, &mut models);
-    if budget == 0 {
-        let root = root.display();
-        tracing::warn!(%root, limit = ENTRIES_MAX, "too many entries; the rest is left out");
-    }
-    models
+/// What one scan found.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) models: Found,
+    /// What is left out and why, one line each.
+    pub(super) problems: BTreeSet<String>,
+    /// How many more entries are looked at.
+    budget: usize,
 }
 
-fn visit(dir: &Path, prefix: &str, depth: usize, budget: &mut usize, models: &mut Found) {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) => {
-            tracing::warn!(dir = %dir.display(), %error, "can't be read");
-            return;
-        }
-    };
-    for entry in entries.flatten() {
-        if *budget == 0 {
-            return;
-        }
-        *budget -= 1;
-        // A link that the owner of `models/` put there is as good as what it points to.
-        let path = entry.path();
-        let Ok(file_name) = entry.file_name().into_string() else { continue };
-        if path.is_dir() && !genai::is_model(&path) {
-            if depth > 1 {
-                visit(&path, &format!("{prefix}{file_name}/"), depth - 1, budget, models);
+/// Looks through the directory. What can't be read in it is a problem and left out.
+///
+/// # Errors
+/// The directory itself can't be read, which says nothing about the models in it. One that is not
+/// there has none.
+pub(super) fn scan(root: &Path) -> io::Result<Scan> {
+    let mut scan = Scan { budget: ENTRIES_MAX, ..Scan::default() };
+    match scan.visit(root, "", DEPTH_MAX) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        done => done?,
+    }
+    if scan.budget == 0 {
+        let root = root.display();
+        let problem = format!("{root} has more than {ENTRIES_MAX} entries; the rest is left out");
+        scan.problems.insert(problem);
+    }
+    Ok(scan)
+}
+
+impl Scan {
+    fn visit(&mut self, dir: &Path, prefix: &str, depth: usize) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if self.budget == 0 {
+                return Ok(());
             }
-            continue;
+            self.budget -= 1;
+            // A link that the owner of `models/` put there is as good as what it points to.
+            let path = entry.path();
+            let Ok(file_name) = entry.file_name().into_string() else { continue };
+            if path.is_dir() && !genai::is_model(&path) {
+                if depth > 1
+                    && let Err(error) =
+                        self.visit(&path, &format!("{prefix}{file_name}/"), depth - 1)
+                {
+                    self.note(&path, &error);
+                }
+            } else if path.is_dir() {
+                self.take(&path, describe_folder(&format!("{prefix}{file_name}"), &path));
+            } else if let Some(stem) = file_name.strip_suffix(gguf::SUFFIX) {
+                self.take(&path, describe_file(&format!("{prefix}{stem}"), &path));
+            }
         }
-        let described = if path.is_dir() {
-            describe_folder(&format!("{prefix}{file_name}"), &path)
-        } else if let Some(stem) = file_name.strip_suffix(gguf::SUFFIX) {
-            describe_file(&format!("{prefix}{stem}"), &path)
-        } else {
-            continue;
-        };
+        Ok(())
+    }
+
+    fn take(&mut self, path: &Path, described: Result<Model, ScanError>) {
         match described {
             // A folder and a file of one name: the first that was found stays.
-            Ok(model) => drop(models.entry(model.name.clone()).or_insert(Arc::new(model))),
-            Err(error) => tracing::warn!(path = %path.display(), %error, "no usable model"),
+            Ok(model) => drop(self.models.entry(model.name.clone()).or_insert(Arc::new(model))),
+            Err(error) => self.note(path, &error),
         }
+    }
+
+    fn note(&mut self, path: &Path, error: &dyn std::error::Error) {
+        self.problems.insert(format!("no usable model at {}: {error}", path.display()));
     }
 }
 
@@ -146,7 +165,7 @@ mod tests {
         path
     }
 
-    fn names(models: &BTreeMap<ModelName, Arc<Model>>) -> Vec<&str> {
+    fn names(models: &Found) -> Vec<&str> {
         models.keys().map(ModelName::as_str).collect()
     }
 
@@ -162,8 +181,9 @@ mod tests {
         fs::write(root.path().join("broken.gguf"), "x").unwrap();
         let broken = put_model(root.path(), "broken");
         fs::write(broken.join("genai_config.json"), "{").unwrap();
-        let models = scan(root.path());
+        let Scan { models, problems, .. } = scan(root.path()).unwrap();
         assert_eq!(names(&models), ["owner/name", "plain"]);
+        assert_eq!(problems.len(), 3, "{problems:?}");
         let plain = &models[&"plain".parse().unwrap()];
         assert_eq!((plain.size_bytes, plain.facts.family.as_str()), (31, "llama"));
         assert_eq!(plain.digest.len(), 64);
@@ -172,14 +192,22 @@ mod tests {
     #[test]
     fn a_missing_directory_has_no_models() {
         let root = tempfile::tempdir().unwrap();
-        assert!(scan(&root.path().join("models")).is_empty());
+        assert!(scan(&root.path().join("models")).unwrap().models.is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_is_not_one_without_models() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("models");
+        fs::write(&file, "").unwrap();
+        assert_eq!(scan(&file).unwrap_err().kind(), io::ErrorKind::NotADirectory);
     }
 
     #[test]
     fn the_digest_changes_with_a_file_and_not_by_itself() {
         let root = tempfile::tempdir().unwrap();
         let path = put_model(root.path(), "m");
-        let digest = |root: &Path| scan(root)[&"m".parse().unwrap()].digest.clone();
+        let digest = |root: &Path| scan(root).unwrap().models[&"m".parse().unwrap()].digest.clone();
         let before = digest(root.path());
         assert_eq!(digest(root.path()), before);
         fs::write(path.join("model.onnx"), "123456").unwrap();
@@ -193,7 +221,7 @@ mod tests {
             gguf::tests::file(&[("general.architecture", "llama"), ("general.size_label", "135M")]);
         fs::create_dir(root.path().join("owner")).unwrap();
         fs::write(root.path().join("owner/tiny-q4_1.gguf"), &gguf).unwrap();
-        let models = scan(root.path());
+        let models = scan(root.path()).unwrap().models;
         assert_eq!(names(&models), ["owner/tiny-q4_1"]);
         let tiny = &models[&"owner/tiny-q4_1".parse().unwrap()];
         assert_eq!((tiny.facts.format, tiny.facts.family.as_str()), ("gguf", "llama"));
@@ -207,7 +235,7 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let path = put_model(elsewhere.path(), "real");
         std::os::unix::fs::symlink(&path, root.path().join("linked")).unwrap();
-        let models = scan(root.path());
+        let models = scan(root.path()).unwrap().models;
         assert_eq!(models[&"linked".parse().unwrap()].path, path.canonicalize().unwrap());
     }
 }

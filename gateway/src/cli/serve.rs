@@ -4,12 +4,17 @@
 //! turns signals into a drain.
 
 mod home;
+mod limits;
 
+use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use hearth_shared::protocol::LoadSpec;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -21,11 +26,25 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, KEYS};
 use crate::fleet::{Fleet, FleetTask, Rules, WorkerSettings};
 use crate::guard::Guard;
-use crate::{metrics, server};
+use crate::metrics;
+use crate::server::{self, Room, Shutdown};
+
+/// After the drain's deadline and the workers' grace period, what is left has this long to be
+/// written before connections are cut off.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often histograms are tidied up: they keep every sample until then or until a scrape.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Every key, for `--help`.
 pub(super) fn settings_help() -> String {
-    let mut help = "Settings, each a key in HEARTH_HOME/hearth.toml and a variable:\n".to_owned();
+    let mut help = "Places, as variables only:\n".to_owned();
+    for (variable, meaning) in [
+        ("HEARTH_HOME", "models/, runtime/ and hearth.toml [the platform's data directory]"),
+        ("HEARTH_CONFIG", "another file instead of HEARTH_HOME/hearth.toml"),
+    ] {
+        help.push_str(&format!("  {variable:<26} {meaning}\n"));
+    }
+    help.push_str("\nSettings, each a key in hearth.toml and a variable:\n");
     for key in KEYS {
         let variable = format!("HEARTH_{}", key.name.to_ascii_uppercase());
         help.push_str(&format!("  {variable:<26} {}\n", key.help));
@@ -53,6 +72,9 @@ fn start_logging(config: &Config) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Whoever read our log may be gone. What can't be logged must not be told by a print,
+        // which would panic for the same reason.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .init();
@@ -60,6 +82,9 @@ fn start_logging(config: &Config) -> Result<(), Failure> {
 }
 
 async fn run(config: Config) -> Result<(), Failure> {
+    // First of all, so that a signal always means a drain once somebody knows that we are there.
+    let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
+    limits::raise_open_files();
     let home = Home::open(&config.home)?;
     let listener = listen(&config).await?;
     let address = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, error))?;
@@ -73,38 +98,39 @@ async fn run(config: Config) -> Result<(), Failure> {
             &config.allowed_origins,
             config.api_key.as_ref(),
         ),
-        metrics,
+        metrics: metrics.clone(),
+        room: Room::default(),
         connections: AtomicUsize::new(0),
     });
     warn_of_what_is_missing(&config, &app).await;
     announce(address)?;
-    let (order, shutdown) = watch::channel(false);
+    let (order, shutdown) = watch::channel(None);
     let serving = server::run(app, listener, config.max_connections, shutdown);
     let both = async { tokio::join!(serving, fleet_task.run()) };
     tokio::select! {
         ((), ()) = both => {}
-        result = drain_when_told(&config, &fleet, &order) => result?,
+        result = drain_when_told(signals, &config, &fleet, &order) => result?,
+        never = keep_up(&metrics) => match never {},
     }
     drop(home);
     Ok(())
 }
 
-/// The addresses that the configured name stands for; the first that can be bound is used.
+/// Binds the one address that the configured name stands for, IPv4 before IPv6.
+///
+/// Only that one: a name with two addresses, as localhost often is, must not end at the second
+/// because another server has the first. Clients would reach either, and nobody would know which.
 async fn listen(config: &Config) -> Result<TcpListener, Failure> {
     let host = &config.host;
     let found = tokio::net::lookup_host((host.host.as_str(), host.port)).await;
-    let addresses: Vec<SocketAddr> = found
-        .map_err(|error| {
-            Failure::new(
-                Exit::Config,
-                format!("host (or HEARTH_HOST): {host} is no address: {error}"),
-            )
-        })?
-        .collect();
-    let exposed = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
-    if let Some(address) = exposed
-        && config.api_key.is_none()
-    {
+    let addresses = found.map_err(|error| {
+        let message = format!("host (or HEARTH_HOST): {host} is no address: {error}");
+        Failure::new(Exit::Config, message)
+    })?;
+    let Some(address) = addresses.min_by_key(SocketAddr::is_ipv6) else {
+        return Err(Failure::new(Exit::Config, format!("host (or HEARTH_HOST): no {host}")));
+    };
+    if !address.ip().to_canonical().is_loopback() && config.api_key.is_none() {
         return Err(Failure::new(
             Exit::Config,
             format!(
@@ -113,15 +139,16 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
             ),
         ));
     }
-    TcpListener::bind(&addresses[..]).await.map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
+    TcpListener::bind(address).await.map_err(|error| {
+        let (exit, hint) = match error.kind() {
+            std::io::ErrorKind::AddrInUse => (
+                Exit::Busy,
                 "another server uses it, Ollama perhaps; stop that one or set HEARTH_HOST to \
-                 another port"
-            }
-            _ => "set HEARTH_HOST to an address of this machine",
+                 another port",
+            ),
+            _ => (Exit::Config, "set HEARTH_HOST to an address and port that may be used here"),
         };
-        Failure::new(Exit::Busy, format!("can't listen on {host}: {error}; {hint}"))
+        Failure::new(exit, format!("can't listen on {address}: {error}; {hint}"))
     })
 }
 
@@ -170,7 +197,8 @@ async fn warn_of_what_is_missing(config: &Config, app: &App) {
         let path = config.worker.display();
         tracing::warn!("the worker is not at {path}; run `scripts/setup`, or set HEARTH_WORKER");
     }
-    let models = app.catalog.models().await;
+    // A directory that can't be read has been warned of already.
+    let Ok(models) = app.catalog.models().await else { return };
     if models.is_empty() {
         let root = app.catalog.root().display();
         tracing::warn!("there are no models in {root}; run `scripts/setup`, or put a folder there");
@@ -181,27 +209,38 @@ async fn warn_of_what_is_missing(config: &Config, app: &App) {
 }
 
 /// The one line on standard output: scripts read the port from it.
-#[expect(clippy::print_stdout, reason = "this is what the command tells")]
 fn announce(address: SocketAddr) -> Result<(), Failure> {
-    use std::io::Write as _;
-    println!("hearth {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
-    std::io::stdout().flush().map_err(|error| Failure::new(Exit::Failed, error))
+    let mut out = std::io::stdout();
+    writeln!(out, "hearth {} listens on http://{address}", env!("CARGO_PKG_VERSION"))
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::new(Exit::Failed, format!("can't say where it listens: {error}")))
 }
 
 /// Never returns `Ok`: once the drain is ordered, serving ends by itself.
 async fn drain_when_told(
+    mut signals: Signals,
     config: &Config,
     fleet: &Fleet,
-    order: &watch::Sender<bool>,
+    order: &watch::Sender<Shutdown>,
 ) -> Result<(), Failure> {
-    let mut signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
     signals.next().await;
     tracing::info!(seconds = config.drain_timeout.as_secs(), "draining; once more to end at once");
-    order.send_replace(true);
-    fleet.drain(Instant::now() + config.drain_timeout).await;
+    let deadline = Instant::now() + config.drain_timeout;
+    order.send_replace(Some(deadline + config.grace_period + LAST_WORDS));
+    fleet.drain(deadline).await;
     signals.next().await;
     // Workers die with us: nothing has to be waited for.
-    Err(Failure::new(Exit::Failed, "ended at once, as told a second time"))
+    Err(Failure::new(Exit::Interrupted, "ended at once, as told a second time"))
+}
+
+/// Without it, a gateway that nobody scrapes would keep every sample for ever.
+async fn keep_up(metrics: &PrometheusHandle) -> Infallible {
+    let mut ticks = tokio::time::interval(UPKEEP_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 #[cfg(unix)]

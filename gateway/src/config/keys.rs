@@ -1,12 +1,10 @@
 //! The keys of `hearth.toml`, what sort of value each has, and the environment laid over them.
 
-use std::num::NonZeroU32;
-use std::path::PathBuf;
-
-use hearth_shared::protocol::ExecutionProvider;
-use serde::Deserialize;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::{ConfigError, Environment};
+use crate::keep_alive::{KeepAliveError, parse_duration};
 
 /// What sort of value a key has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +33,7 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 }
 
 /// Every key.
-pub const KEYS: [Key; 18] = [
+pub const KEYS: [Key; 19] = [
     key("host", Kind::Text, "address to listen on [127.0.0.1:11434]"),
     key("api_key", Kind::Text, "what clients must send as bearer token [none]"),
     key("allowed_hosts", Kind::List, "further host names clients may use [none]"),
@@ -54,40 +52,106 @@ pub const KEYS: [Key; 18] = [
     key("max_connections", Kind::Number, "client connections at once [1024]"),
     key("runtime_library", Kind::Text, "ONNX Runtime's library [HEARTH_HOME/runtime/…]"),
     key("worker", Kind::Text, "the worker's program [beside hearth]"),
+    key("log", Kind::Text, "error, warn, info, debug or trace, or a filter [info]"),
 ];
 
-/// Not in [`KEYS`], because it is read before the rest: what is logged.
-const LOG: Key = key("log", Kind::Text, "what is logged: error, warn, info, debug, trace [info]");
+/// What the file and the environment hold together, before it is checked.
+#[derive(Debug)]
+pub(super) struct Values(toml::Table);
 
-/// What the file and the environment may hold together, before it is checked.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawConfig {
-    pub(super) host: Option<String>,
-    pub(super) api_key: Option<String>,
-    pub(super) allowed_hosts: Vec<String>,
-    pub(super) allowed_origins: Vec<String>,
-    pub(super) keep_alive: Option<String>,
-    pub(super) execution_provider: Option<ExecutionProvider>,
-    pub(super) threads: Option<NonZeroU32>,
-    pub(super) slots: Option<NonZeroU32>,
-    pub(super) context_length: Option<NonZeroU32>,
-    pub(super) max_queue: Option<usize>,
-    pub(super) queue_timeout: Option<String>,
-    pub(super) load_timeout: Option<String>,
-    pub(super) hang_timeout: Option<String>,
-    pub(super) grace_period: Option<String>,
-    pub(super) drain_timeout: Option<String>,
-    pub(super) max_connections: Option<usize>,
-    pub(super) runtime_library: Option<PathBuf>,
-    pub(super) worker: Option<PathBuf>,
-    pub(super) log: Option<String>,
+impl Values {
+    /// The file's values with the environment's over them.
+    pub(super) fn new(
+        mut table: toml::Table,
+        environment: Environment<'_>,
+    ) -> Result<Self, ConfigError> {
+        let known = |name: &str| KEYS.iter().any(|key| key.name == name);
+        if let Some(unknown) = table.keys().find(|name| !known(name)) {
+            return Err(ConfigError::UnknownKey(unknown.clone()));
+        }
+        overlay(&mut table, environment)?;
+        Ok(Self(table))
+    }
+
+    pub(super) fn text(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(toml::Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong(key, "a string", other)),
+        }
+    }
+
+    /// A text, or a number for those who leave the quotes out.
+    pub(super) fn text_or_number(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
+        match self.0.get(key) {
+            Some(toml::Value::Integer(number)) => Ok(Some(number.to_string())),
+            Some(toml::Value::Float(number)) => Ok(Some(number.to_string())),
+            Some(_) | None => Ok(self.text(key)?.map(str::to_owned)),
+        }
+    }
+
+    pub(super) fn number(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<u32>, ConfigError> {
+        let number = match self.0.get(key) {
+            None => return Ok(None),
+            Some(toml::Value::Integer(number)) => *number,
+            Some(other) => return Err(wrong(key, "a whole number", other)),
+        };
+        match u32::try_from(number) {
+            Ok(number) if range.contains(&number) => Ok(Some(number)),
+            Ok(_) | Err(_) => {
+                let bounds = match range.into_inner() {
+                    (least, u32::MAX) => format!("at least {least}"),
+                    (least, most) => format!("from {least} to {most}"),
+                };
+                let message = format!("must be a whole number {bounds}, not {number}");
+                Err(ConfigError::value(key, message))
+            }
+        }
+    }
+
+    pub(super) fn list(&self, key: &'static str) -> Result<Vec<&str>, ConfigError> {
+        let items = match self.0.get(key) {
+            None => return Ok(Vec::new()),
+            Some(toml::Value::Array(items)) => items,
+            Some(other) => return Err(wrong(key, "an array of strings", other)),
+        };
+        items
+            .iter()
+            .map(|item| match item {
+                toml::Value::String(text) => Ok(text.as_str()),
+                other => Err(wrong(key, "an array of strings", other)),
+            })
+            .collect()
+    }
+
+    /// A duration that is longer than nothing.
+    pub(super) fn duration(
+        &self,
+        key: &'static str,
+        default_seconds: u64,
+    ) -> Result<Duration, ConfigError> {
+        let Some(text) = self.text_or_number(key)? else {
+            return Ok(Duration::from_secs(default_seconds));
+        };
+        let wrong = |given: &str, what: &str| {
+            let message = format!("`{given}` is no {what}; write \"90s\", \"5m\" or seconds");
+            ConfigError::value(key, message)
+        };
+        match parse_duration(&text) {
+            Ok(Duration::ZERO) => Err(wrong(&text, "duration longer than nothing")),
+            Ok(duration) => Ok(duration),
+            Err(KeepAliveError { given }) => Err(wrong(&given, "duration")),
+        }
+    }
 }
 
-impl RawConfig {
-    pub(super) fn deserialize_from(table: toml::Table) -> Result<Self, String> {
-        table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
-    }
+/// The value itself is not shown: it may be a secret.
+fn wrong(key: &'static str, expected: &str, found: &toml::Value) -> ConfigError {
+    ConfigError::value(key, format!("must be {expected}, not of type {}", found.type_str()))
 }
 
 /// The environment variable of a key.
@@ -97,11 +161,8 @@ pub(super) fn variable(key: &str) -> String {
 }
 
 /// Puts every variable that is set in the place of its key.
-pub(super) fn overlay(
-    table: &mut toml::Table,
-    environment: Environment<'_>,
-) -> Result<(), ConfigError> {
-    for key in KEYS.iter().chain([&LOG]) {
+fn overlay(table: &mut toml::Table, environment: Environment<'_>) -> Result<(), ConfigError> {
+    for key in &KEYS {
         let Some(value) = environment(&variable(key.name)) else {
             continue;
         };

@@ -1,15 +1,15 @@
 //! Worker processes: spawn, signal, reap, measure. The only user of process APIs in the gateway.
 //!
 //! `life.rs` is the only caller, and acts on the scheduler's orders alone. Two ways lead to the
-//! same [`Child`]: `unix.rs`, with one thread that spawns and whole process groups that are
-//! signalled; and `portable.rs`, which Windows takes, with tokio's own processes. Both are tested
+//! same [`Child`]: `linux.rs`, with one thread that spawns and whole process groups that are
+//! signalled; and `portable.rs`, which all others take, with tokio's own processes. Both are tested
 //! on Linux.
 
 mod log;
-#[cfg(any(not(unix), test))]
+#[cfg(any(not(target_os = "linux"), test))]
 mod portable;
-#[cfg(unix)]
-mod unix;
+#[cfg(target_os = "linux")]
+mod linux;
 
 use std::ffi::OsString;
 use std::io;
@@ -19,10 +19,10 @@ use tokio::sync::oneshot;
 
 use super::worker::ProcessExit;
 
-#[cfg(not(unix))]
+#[cfg(target_os = "linux")]
+pub(super) use self::linux::Spawner;
+#[cfg(not(target_os = "linux"))]
 pub(super) use self::portable::Spawner;
-#[cfg(unix)]
-pub(super) use self::unix::Spawner;
 
 /// What to start. The environment is all that the worker gets.
 #[derive(Debug, Clone)]
@@ -47,9 +47,9 @@ pub(super) struct Child {
 
 #[derive(Debug)]
 enum Signals {
-    #[cfg(unix)]
-    Group(unix::Group),
-    #[cfg(any(not(unix), test))]
+    #[cfg(target_os = "linux")]
+    Group(linux::Group),
+    #[cfg(any(not(target_os = "linux"), test))]
     Handle(portable::Handle),
 }
 
@@ -62,19 +62,19 @@ impl Child {
     /// Asks it to end. Where there are no signals, closing its link has to do.
     pub(super) fn terminate(&self) {
         match &self.signals {
-            #[cfg(unix)]
+            #[cfg(target_os = "linux")]
             Signals::Group(group) => group.terminate(),
-            #[cfg(any(not(unix), test))]
+            #[cfg(any(not(target_os = "linux"), test))]
             Signals::Handle(_) => {}
         }
     }
 
-    /// Ends it, and on Unix whatever it forked. Does nothing once it is gone.
+    /// Ends it, and on Linux whatever it forked. Does nothing once it is gone.
     pub(super) fn kill(&self) {
         match &self.signals {
-            #[cfg(unix)]
+            #[cfg(target_os = "linux")]
             Signals::Group(group) => group.kill(),
-            #[cfg(any(not(unix), test))]
+            #[cfg(any(not(target_os = "linux"), test))]
             Signals::Handle(handle) => handle.kill(),
         }
     }
@@ -85,6 +85,13 @@ impl Child {
     /// Safe: the exit is kept until somebody takes it. Call it no more after it returned.
     pub(super) async fn exited(&mut self) -> ProcessExit {
         (&mut self.exit).await.unwrap_or(ProcessExit::Unknown)
+    }
+}
+
+/// A child that nobody waits for any more must not live on.
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -106,8 +113,9 @@ pub(super) enum SpawnError {
         #[source]
         source: io::Error,
     },
-    /// The thread that spawns has ended, which it never does.
-    #[error("the spawning thread is gone")]
+    /// The thread that spawns has more to do than it ever should, or has ended, which it never
+    /// does.
+    #[error("the spawning thread does not answer")]
     NoSpawner,
 }
 
@@ -124,7 +132,7 @@ impl SpawnError {
 /// The memory of process `pid` that is in RAM, in bytes; `None` where nobody tells.
 pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     #[cfg(target_os = "linux")]
-    return unix::resident_bytes(pid);
+    return linux::resident_bytes(pid);
     #[cfg(not(target_os = "linux"))]
     {
         let _ = pid;
@@ -133,5 +141,5 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod tests;

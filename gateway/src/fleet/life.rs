@@ -22,10 +22,10 @@ use super::link::{self, Expected, Inbox, InboxError, Link, Socket};
 use super::scheduler::{Event, WorkerNews};
 use super::worker::{ProcessExit, WorkerFailure, WorkerId};
 
-/// How often a worker with requests is asked whether it gets anything done.
-const PING_EVERY: Duration = Duration::from_secs(5);
-/// Progress is reported at most this often.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// A worker with requests is asked at least this often whether it gets anything done.
+const PING_EVERY_MAX: Duration = Duration::from_secs(5);
+/// Progress is reported at least this often, while there is any.
+const REPORT_EVERY_MAX: Duration = Duration::from_secs(1);
 /// How long what a dead worker had sent may take to be read, and how long a worker that closed
 /// its link may take to end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -62,6 +62,8 @@ pub(super) struct Life {
     pub(super) environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
     pub(super) spec: LoadSpec,
     pub(super) spawner: Spawner,
+    /// What the rhythm of pings and reports has to be faster than.
+    pub(super) hang_timeout: Duration,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) orders: mpsc::Receiver<Order>,
 }
@@ -69,25 +71,29 @@ pub(super) struct Life {
 impl Life {
     /// Lives it. The last report is always that the process is gone.
     pub(super) async fn live(mut self) {
-        let link = OnceCell::new();
+        let link = LinkCell::default();
         let exit = match self.begin().await {
             Ok((listener, child, token)) => self.run(listener, child, token, &link).await,
             Err(failure) => {
-                self.report_failure(failure).await;
+                self.reporter().tell(WorkerNews::Failed(failure)).await;
                 ProcessExit::Unknown
             }
         };
-        self.report(WorkerNews::Exited(exit)).await;
-        // Only now, with the exit on its way, may requests learn that they lost their worker:
-        // one that tries again at once must not be sent to this one a second time.
-        if let Some(link) = link.get() {
-            link.close();
-        }
+        // Only now, with the exit on its way, may requests learn that they lost their worker, as
+        // they do when the cell is dropped: one that tries again at once must not be sent to this
+        // one a second time.
+        self.reporter().tell(WorkerNews::Exited(exit)).await;
+    }
+
+    fn reporter(&self) -> Reporter<'_> {
+        Reporter { model: &self.model, worker: self.worker, reports: &self.reports }
     }
 
     async fn begin(&self) -> Result<(Listener, Child, LinkToken), WorkerFailure> {
         let spawn_failed = |reason: String| WorkerFailure::Spawn(reason);
-        let socket = self.run_dir.join(format!("worker-{}.sock", self.worker));
+        // Where sockets are no files but names that all can see, nobody shall know this one.
+        let salt = new_token().map_err(|error| spawn_failed(error.to_string()))?.to_hex();
+        let socket = self.run_dir.join(format!("{:x}-{}.sock", self.worker.0, &salt[..8]));
         let listener = endpoint::bind(&socket)
             .map_err(|error| spawn_failed(format!("can't bind {}: {error}", socket.display())))?;
         let token = new_token().map_err(|error| spawn_failed(error.to_string()))?;
@@ -116,26 +122,24 @@ impl Life {
         listener: Listener,
         mut child: Child,
         token: LinkToken,
-        link: &OnceCell<Link>,
+        link: &LinkCell,
     ) -> ProcessExit {
-        let pid = child.pid();
-        self.send(Report::Spawned { worker: self.worker, pid }).await;
-        let talk = Talk {
-            worker: self.worker,
-            model: &self.model,
-            spec: self.spec.clone(),
-            reports: &self.reports,
-            link,
-        };
+        let (pid, worker) = (child.pid(), self.worker);
+        self.reporter().send(Report::Spawned { worker, pid }).await;
+        let reporter = Reporter { model: &self.model, worker, reports: &self.reports };
+        let talk =
+            Talk { reporter, spec: self.spec.clone(), hang_timeout: self.hang_timeout, link };
         let mut talking = pin!(talk.talk(listener, Expected { pid, token }));
-        let mut talked = false;
+        let mut talk_over = false;
+        // When a worker that has closed its link has to be gone.
+        let mut leave_by = None;
         let exit = loop {
             tokio::select! {
                 exit = child.exited() => break exit,
                 // Nobody left to give orders means that the gateway is ending.
                 order = self.orders.recv() => match order {
                     Some(Order::Terminate) => {
-                        if let Some(link) = link.get() {
+                        if let Some(link) = link.0.get() {
                             link.post(&ToWorker::Shutdown);
                         }
                         child.terminate();
@@ -145,51 +149,59 @@ impl Life {
                         break child.exited().await;
                     }
                 },
-                end = &mut talking, if !talked => {
-                    talked = true;
-                    if let Some(exit) = self.after_the_talk(end, &mut child).await {
-                        break exit;
+                end = &mut talking, if !talk_over => {
+                    talk_over = true;
+                    match end {
+                        Err(failure) => reporter.tell(WorkerNews::Failed(failure)).await,
+                        // It is ending, and how it ends says more than that its link did.
+                        Ok(()) => leave_by = Some(Instant::now() + LAST_WORDS),
                     }
+                }
+                () = tokio::time::sleep_until(leave_by.unwrap_or_else(Instant::now)),
+                    if leave_by.is_some() =>
+                {
+                    leave_by = None;
+                    let failure =
+                        WorkerFailure::Protocol("it closed its link and goes on".to_owned());
+                    reporter.tell(WorkerNews::Failed(failure)).await;
                 }
             }
         };
         // What it said before it died still counts: above all, why it can't load its model.
-        if !talked && let Ok(Err(failure)) = tokio::time::timeout(LAST_WORDS, talking).await {
-            self.report_failure(failure).await;
+        if !talk_over && let Ok(Err(failure)) = tokio::time::timeout(LAST_WORDS, talking).await {
+            reporter.tell(WorkerNews::Failed(failure)).await;
         }
         exit
     }
+}
 
-    /// The link has ended. A worker that is ending is given the time to do so, so that how it
-    /// ended is known; one that only broke its link is reported.
-    async fn after_the_talk(
-        &self,
-        end: Result<(), WorkerFailure>,
-        child: &mut Child,
-    ) -> Option<ProcessExit> {
-        let failure = match end {
-            Err(failure) => failure,
-            Ok(()) => match tokio::time::timeout(LAST_WORDS, child.exited()).await {
-                Ok(exit) => return Some(exit),
-                Err(_still_there) => {
-                    WorkerFailure::Protocol("it closed its link and goes on".to_owned())
-                }
-            },
-        };
-        self.report_failure(failure).await;
-        None
+/// The link, once there is one. Dropping it tells everybody on the link that the worker is lost.
+#[derive(Debug, Default)]
+struct LinkCell(OnceCell<Link>);
+
+impl Drop for LinkCell {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.get() {
+            link.close();
+        }
     }
+}
 
-    async fn report_failure(&self, failure: WorkerFailure) {
-        self.report(WorkerNews::Failed(failure)).await;
-    }
+/// Where one worker's news go.
+#[derive(Debug, Clone, Copy)]
+struct Reporter<'a> {
+    model: &'a ModelName,
+    worker: WorkerId,
+    reports: &'a mpsc::Sender<Report>,
+}
 
-    async fn report(&self, news: WorkerNews) {
+impl Reporter<'_> {
+    async fn tell(self, news: WorkerNews) {
         let (model, worker) = (self.model.clone(), self.worker);
         self.send(Report::Event(Event::Worker { model, worker, news })).await;
     }
 
-    async fn send(&self, report: Report) {
+    async fn send(self, report: Report) {
         if self.reports.send(report).await.is_err() {
             tracing::debug!(worker = %self.worker, "nobody listens any more: the gateway is ending");
         }
@@ -204,11 +216,10 @@ fn new_token() -> Result<LinkToken, getrandom::Error> {
 
 /// The conversation over the link: handshake, load, then replies until the end.
 struct Talk<'a> {
-    worker: WorkerId,
-    model: &'a ModelName,
+    reporter: Reporter<'a>,
     spec: LoadSpec,
-    reports: &'a mpsc::Sender<Report>,
-    link: &'a OnceCell<Link>,
+    hang_timeout: Duration,
+    link: &'a LinkCell,
 }
 
 impl Talk<'_> {
@@ -228,11 +239,11 @@ impl Talk<'_> {
         let (link, writing) = Link::new(socket);
         let mut writing = pin!(writing);
         let mut written = false;
-        let link = self.link.get_or_init(|| async { link }).await;
+        let link = self.link.0.get_or_init(|| async { link }).await;
         link.post(&ToWorker::Load(self.spec.clone()));
-        let mut ping = tokio::time::interval(PING_EVERY);
+        let mut ping = tokio::time::interval((self.hang_timeout / 4).min(PING_EVERY_MAX));
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut watch = Watch { pings: 0, progress: 0, reported: Instant::now() };
+        let mut watch = Watch { ready: false, pings: 0, progress: 0, reported: Instant::now() };
         loop {
             tokio::select! {
                 message = inbox.next() => match message {
@@ -273,18 +284,22 @@ impl Talk<'_> {
                 }
             }
             FromWorker::LoadProgress { stage, fraction } => {
-                self.report(WorkerNews::LoadProgress { stage, fraction }).await;
+                self.reporter.tell(WorkerNews::LoadProgress { stage, fraction }).await;
+            }
+            FromWorker::Ready(_) if watch.ready => {
+                return Err(WorkerFailure::Protocol("it was ready twice".to_owned()));
             }
             FromWorker::Ready(card) => {
+                watch.ready = true;
                 let slots = usize::try_from(card.slots).unwrap_or(usize::MAX);
                 let link = link.clone();
-                let worker = self.worker;
-                self.send(Report::Loaded { worker, link, card: Box::new(card) }).await;
-                self.report(WorkerNews::Ready { slots }).await;
+                let worker = self.reporter.worker;
+                self.reporter.send(Report::Loaded { worker, link, card: Box::new(card) }).await;
+                self.reporter.tell(WorkerNews::Ready { slots }).await;
             }
             FromWorker::LoadFailed(failure) => {
                 let failure = WorkerFailure::Load(failure);
-                self.report(WorkerNews::Failed(failure)).await;
+                self.reporter.tell(WorkerNews::Failed(failure)).await;
             }
             FromWorker::Hello { .. } => {
                 return Err(WorkerFailure::Protocol("it said hello twice".to_owned()));
@@ -295,20 +310,9 @@ impl Talk<'_> {
 
     async fn note_progress(&self, watch: &mut Watch) {
         let now = Instant::now();
-        if now.duration_since(watch.reported) >= REPORT_EVERY {
+        if now.duration_since(watch.reported) >= (self.hang_timeout / 4).min(REPORT_EVERY_MAX) {
             watch.reported = now;
-            self.report(WorkerNews::Progress).await;
-        }
-    }
-
-    async fn report(&self, news: WorkerNews) {
-        let (model, worker) = (self.model.clone(), self.worker);
-        self.send(Report::Event(Event::Worker { model, worker, news })).await;
-    }
-
-    async fn send(&self, report: Report) {
-        if self.reports.send(report).await.is_err() {
-            tracing::debug!(worker = %self.worker, "nobody listens any more: the gateway is ending");
+            self.reporter.tell(WorkerNews::Progress).await;
         }
     }
 }
@@ -319,6 +323,7 @@ fn broken(error: &dyn std::error::Error) -> WorkerFailure {
 
 /// What one conversation remembers between messages.
 struct Watch {
+    ready: bool,
     pings: u64,
     progress: u64,
     reported: Instant,

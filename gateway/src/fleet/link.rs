@@ -16,15 +16,16 @@ use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{Generate, News, Prompt, RequestFailure, Sampling, ToWorker};
 use interprocess::local_socket::tokio::{Listener, Stream};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub(super) use self::handshake::{Inbox, InboxError, accept};
 pub use self::replies::{Loss, Replies, Reply};
 use super::place::Place;
+use super::worker::SLOTS_MAX;
 
-/// Frames that wait for the socket. Each request in flight owns one place for its cancellation,
-/// so this also bounds how many requests a link takes.
-const OUTBOX_FRAMES_MAX: usize = 512;
+/// Frames that wait for the socket: each request in flight owns one place for its cancellation,
+/// and may be sending; the rest is for pings and orders.
+const OUTBOX_FRAMES_MAX: usize = 2 * SLOTS_MAX + 16;
 
 /// How many replies one request may be behind its worker before it is given up. A completion of
 /// this many tokens fits in whole.
@@ -69,6 +70,8 @@ pub(super) struct UnknownRequest(RequestId);
 #[derive(Debug, Default)]
 struct Table {
     inner: Mutex<TableInner>,
+    /// True once the scheduler has been told that the worker is gone.
+    closed: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -119,7 +122,7 @@ impl Link {
         place: Place,
     ) -> Result<Replies, SendError> {
         let Ok(cancel) = self.outbox.clone().reserve_owned().await else {
-            return Err(SendError::Lost);
+            return self.lost().await;
         };
         let (replies, receiver) = mpsc::channel(REPLIES_MAX);
         let loss = Arc::default();
@@ -139,9 +142,7 @@ impl Link {
             stop,
             max_tokens,
         }))?;
-        let Ok(send) = self.outbox.reserve().await else {
-            return Err(SendError::Lost);
-        };
+        let Ok(send) = self.outbox.reserve().await else { return self.lost().await };
         let route = Route { replies, loss: Arc::clone(&loss), _place: place };
         let refused = {
             let mut table = self.table.lock();
@@ -152,6 +153,14 @@ impl Link {
         }
         send.send(frame);
         Ok(Replies::new(id, receiver, loss, Arc::clone(&self.table), cancel))
+    }
+
+    /// The worker does not read any more. Only once the scheduler knows it may the request know it
+    /// too: it will try again, and must not be given the same worker.
+    async fn lost(&self) -> Result<Replies, SendError> {
+        // The sender lives in the table, which we hold.
+        drop(self.table.closed.subscribe().wait_for(|closed| *closed).await);
+        Err(SendError::Lost)
     }
 
     /// Whether any request waits for replies.
@@ -221,6 +230,7 @@ impl Link {
             // Only an overrun sets another reason, and it takes its route out.
             let _ = route.loss.set(Loss::WorkerGone);
         }
+        self.table.closed.send_replace(true);
     }
 }
 

@@ -52,6 +52,8 @@ pub enum Event {
         keep_alive: Option<KeepAlive>,
         /// What the model's files look like now.
         fingerprint: String,
+        /// What for.
+        wants: Wants,
     },
     /// A ticket is over: its client left the queue, or its lease ended.
     Leave {
@@ -60,12 +62,10 @@ pub enum Event {
         /// The ticket.
         ticket: TicketId,
     },
-    /// Somebody wants the model out of memory.
+    /// Somebody wants the model out of memory, once it is unused.
     Unload {
         /// The model.
         model: ModelName,
-        /// Whether requests in flight are waited for.
-        mode: UnloadMode,
     },
     /// A worker has something to tell. News of former workers change nothing.
     Worker {
@@ -108,13 +108,13 @@ pub enum WorkerNews {
     Exited(ProcessExit),
 }
 
-/// How an unload treats requests in flight.
+/// What a ticket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnloadMode {
-    /// They finish first.
-    WhenIdle,
-    /// They fail.
-    Force,
+pub enum Wants {
+    /// A slot.
+    Lease,
+    /// The model loaded, and no slot.
+    Warmth,
 }
 
 /// What has to be done.
@@ -139,6 +139,13 @@ pub enum Effect {
     },
     /// The ticket is a lease on this worker from now on.
     Grant {
+        /// The ticket.
+        ticket: TicketId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The ticket wanted the model loaded, and it is: the ticket is over.
+    Warm {
         /// The ticket.
         ticket: TicketId,
         /// The worker.
@@ -174,7 +181,7 @@ pub enum Refusal {
         retry_after: Duration,
     },
     /// It waited as long as a request may.
-    #[error("no worker was free for {} s: {reason}", .waited.as_secs())]
+    #[error("no worker was free for {waited:?}: {reason}")]
     WaitedTooLong {
         /// How long.
         waited: Duration,
@@ -223,18 +230,18 @@ impl Scheduler {
             effects: Vec::new(),
         };
         match event {
-            Event::Acquire { model, ticket, keep_alive, fingerprint } => {
+            Event::Acquire { model, ticket, keep_alive, fingerprint, wants } => {
                 let entry = self.models.entry(model.clone()).or_insert_with(|| Model::new(model));
-                entry.acquire(ticket, keep_alive, fingerprint, &mut step);
+                entry.acquire((ticket, wants), keep_alive, fingerprint, &mut step);
             }
             Event::Leave { model, ticket } => {
                 if let Some(entry) = self.models.get_mut(&model) {
                     entry.leave(ticket, &mut step);
                 }
             }
-            Event::Unload { model, mode } => {
+            Event::Unload { model } => {
                 if let Some(entry) = self.models.get_mut(&model) {
-                    entry.unload(mode, &mut step);
+                    entry.unload(&mut step);
                 }
             }
             Event::Drain { until } => {

@@ -25,6 +25,9 @@ impl fmt::Display for WorkerId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TicketId(pub u64);
 
+/// No worker serves more requests at once, whatever it says.
+pub const SLOTS_MAX: usize = 256;
+
 /// A worker that has loaded its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadyWorker {
@@ -194,13 +197,13 @@ pub enum WorkerFailure {
     #[error("the worker ended while it loaded the model ({0})")]
     ExitedDuringLoad(ProcessExit),
     /// It made no progress while loading.
-    #[error("the worker made no progress in loading for {} s", .0.as_secs())]
+    #[error("the worker made no progress in loading for {0:?}")]
     LoadStalled(Duration),
     /// It ended while it was ready.
     #[error("the worker ended unexpectedly ({0})")]
     Crashed(ProcessExit),
     /// It made no progress though it had work.
-    #[error("the worker made no progress for {} s and was killed", .0.as_secs())]
+    #[error("the worker made no progress for {0:?} and was killed")]
     Hung(Duration),
     /// It sent what no worker may send.
     #[error("the worker broke the protocol: {0}")]

@@ -84,6 +84,33 @@ fn pages_are_let_in_only_from_listed_origins() {
 }
 
 #[test]
+fn a_preflight_needs_a_listed_origin_and_no_key() {
+    let guard = guard(Some("s3cret"));
+    let ask = |method: &str, origin: &str| {
+        let wants = ("access-control-request-method", "POST");
+        let headers = [("host", "localhost"), ("origin", origin), wants];
+        check_on(&guard, method, "/v1/chat/completions", &headers)
+    };
+    assert_eq!(ask("OPTIONS", "https://app.example"), Ok(()));
+    assert_eq!(ask("OPTIONS", "https://evil.com"), Err(FOREIGN_ORIGIN));
+    assert_eq!(ask("GET", "https://app.example"), Err(NO_KEY));
+    let plain = [("host", "localhost"), ("origin", "https://app.example")];
+    assert_eq!(check_on(&guard, "OPTIONS", "/", &plain), Err(NO_KEY));
+}
+
+#[test]
+fn with_a_key_every_address_is_let_in_but_no_other_name() {
+    let guard = guard(Some("s3cret"));
+    let with = |host| {
+        let headers = [("host", host), ("x-api-key", "s3cret")];
+        check_on(&guard, "GET", "/api/ps", &headers)
+    };
+    assert_eq!(with("203.0.113.7:8080"), Ok(()));
+    assert_eq!(with("[2001:db8::1]"), Ok(()));
+    assert_eq!(with("evil.com"), Err(FOREIGN_HOST));
+}
+
+#[test]
 fn every_path_but_the_probes_needs_the_key() {
     let guard = guard(Some("s3cret"));
     let with = |path: &str, header: (&str, &str)| {

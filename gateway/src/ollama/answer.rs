@@ -1,6 +1,7 @@
-//! Answers of `/api/chat` and `/api/generate`: lines of JSON, the last with durations and counts.
+//! `/api/chat` and `/api/generate` once they are parsed: lines of JSON, the last with durations and
+//! counts.
 //!
-//! The two differ in one field, so they share everything else.
+//! The two differ in how they are asked and in one field of the answer, so they share the rest.
 
 use std::time::Duration;
 
@@ -8,11 +9,17 @@ use futures_util::stream;
 use hearth_shared::protocol::Finish;
 use hyper::Response;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-use super::date;
+use super::{date, warm};
+use crate::app::App;
 use crate::error::ApiError;
-use crate::generation::Generation;
+use crate::fields::parse_object;
+use crate::fleet::GenerateBody;
+use crate::generation::{Ask, Generation, find_model};
 use crate::http;
+use crate::metrics::RequestMeter;
+use crate::server::ReadBody;
 use crate::stream::{self as body, Body, ndjson};
 
 /// Which field carries the text.
@@ -22,6 +29,44 @@ pub(super) enum Shape {
     Chat,
     /// `response`
     Generate,
+}
+
+impl Shape {
+    fn endpoint(self) -> &'static str {
+        match self {
+            Self::Chat => "/api/chat",
+            Self::Generate => "/api/generate",
+        }
+    }
+}
+
+/// The model, and whether to stream which answer; none where there is nothing to answer, only to
+/// load or unload.
+pub(super) type Parsed = (Ask, Option<(bool, GenerateBody)>);
+
+/// Serves one request of either.
+///
+/// # Errors
+/// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with a line.
+pub(super) async fn serve(
+    app: &App,
+    request_body: ReadBody,
+    shape: Shape,
+    parse: impl FnOnce(&Map<String, Value>) -> Result<Parsed, ApiError>,
+) -> Result<Response<Body>, ApiError> {
+    let mut meter = RequestMeter::start(shape.endpoint());
+    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
+    // Its room is for the next one, however long this answer takes.
+    drop(request_body);
+    let (ask, (stream, body)) = match (meter.check(parsed)?, shape) {
+        ((ask, Some(request)), _) => (ask, request),
+        ((ask, None), Shape::Chat) => return warm::chat(app, &ask, meter).await,
+        ((ask, None), Shape::Generate) => return warm::generate(app, &ask, meter).await,
+    };
+    let model = meter.check(find_model(&app.catalog, &ask.model).await)?;
+    let generation = Generation::start(&app.fleet, &model, ask.keep_alive, body, meter).await?;
+    let answer = Answer { shape, model: ask.model, generation };
+    if stream { Ok(answer.streamed()) } else { answer.whole().await }
 }
 
 #[derive(Serialize)]
@@ -76,22 +121,18 @@ impl End {
 }
 
 /// One answer on its way out.
-pub(super) struct Answer {
+struct Answer {
     shape: Shape,
     model: String,
     generation: Generation,
 }
 
 impl Answer {
-    pub(super) fn new(shape: Shape, model: String, generation: Generation) -> Self {
-        Self { shape, model, generation }
-    }
-
     /// Everything in one object.
     ///
     /// # Errors
     /// [`ApiError`] if the answer breaks off.
-    pub(super) async fn whole(self) -> Result<Response<Body>, ApiError> {
+    async fn whole(self) -> Result<Response<Body>, ApiError> {
         let Self { shape, model, generation } = self;
         let arrived = generation.arrived();
         let (text, finish) = generation.collect().await?;
@@ -100,7 +141,7 @@ impl Answer {
     }
 
     /// A line for each part; a failure in the middle is a line of its own, and the last.
-    pub(super) fn streamed(self) -> Response<Body> {
+    fn streamed(self) -> Response<Body> {
         let lines = stream::unfold(Some(self), |answer| async {
             let mut answer = answer?;
             let (bytes, goes_on) = answer.next_lines().await;

@@ -4,39 +4,26 @@ use hearth_shared::protocol::{JsonText, Prompt};
 use hyper::Response;
 use serde_json::{Map, Value};
 
-use super::answer::{Answer, Shape};
+use super::answer::{self, Parsed, Shape};
 use super::options::{self, Options};
-use super::warm;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::fleet::GenerateBody;
-use crate::generation::{Ask, Generation, find_model};
 use crate::messages;
-use crate::metrics::RequestMeter;
+use crate::server::ReadBody;
 use crate::stream::Body;
 
 /// Serves one request.
 ///
 /// # Errors
 /// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with a line.
-pub async fn serve(app: &App, request_body: &[u8]) -> Result<Response<Body>, ApiError> {
-    let mut meter = RequestMeter::start("/api/chat");
-    let parsed = parse_object(request_body).and_then(|map| parse(&map));
-    let (ask, (stream, body)) = match meter.check(parsed)? {
-        (ask, Some(request)) => (ask, request),
-        (ask, None) => return warm::chat(app, &ask, meter).await,
-    };
-    let model = meter.check(find_model(&app.catalog, &ask.model).await)?;
-    let generation = Generation::start(&app.fleet, &model, ask.keep_alive, body, meter).await?;
-    let answer = Answer::new(Shape::Chat, ask.model, generation);
-    if stream { Ok(answer.streamed()) } else { answer.whole().await }
+pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
+    answer::serve(app, request_body, Shape::Chat, parse).await
 }
 
-type Request = (bool, GenerateBody);
-
 /// `None` beside the model where there is nothing to answer, only to load or unload.
-fn parse(map: &Map<String, Value>) -> Result<(Ask, Option<Request>), ApiError> {
+fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
     let fields = Fields::new(map);
     let ask = options::ask(fields)?;
     let messages = fields.array("messages")?.unwrap_or_default();

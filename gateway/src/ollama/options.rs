@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Ask;
-use crate::keep_alive::KeepAlive;
 
 const STOP_MAX: usize = 64;
 
@@ -26,12 +25,7 @@ pub(super) fn ask(fields: Fields<'_>) -> Result<Ask, ApiError> {
             return Err(ApiError::invalid("model", "`model` is missing: say which model to use"));
         }
     };
-    let keep_alive = match fields.get("keep_alive") {
-        None => None,
-        Some(value) => KeepAlive::from_json(value)
-            .map_err(|error| ApiError::invalid("keep_alive", error.to_string()))?,
-    };
-    Ok(Ask { model, keep_alive })
+    Ok(Ask { model, keep_alive: fields.keep_alive()? })
 }
 
 /// Refuses what would change the answer and is not served.
@@ -97,6 +91,13 @@ mod tests {
         assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.0, 40, 0.9));
         assert_eq!((sampling.seed, options.max_tokens), (Some(7), None));
         assert_eq!(options.stop, ["x"]);
+    }
+
+    #[test]
+    fn ttl_is_another_name_of_keep_alive() {
+        let value = json!({"model": "m", "ttl": 5});
+        let ask = ask(Fields::new(value.as_object().unwrap())).unwrap();
+        assert_eq!(ask.keep_alive.unwrap().as_seconds(), 5.0);
     }
 
     #[test]

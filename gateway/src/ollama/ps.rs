@@ -97,18 +97,24 @@ fn process<'a>(
     let card = status.worker.card.as_deref();
     let resident = status.resident_bytes();
     let provider = card.map(|card| card.execution_provider);
+    let (size, size_vram) = match provider {
+        // Weights are the least that a device holds; nobody has measured the rest. The process's
+        // RAM, which is something else, is in `size_resident`; clients divide these two.
+        Some(ExecutionProvider::Cuda | ExecutionProvider::DirectMl) => {
+            (status.model.size_bytes, status.model.size_bytes)
+        }
+        Some(ExecutionProvider::Cpu | ExecutionProvider::Auto) | None => {
+            (resident.unwrap_or(status.model.size_bytes), 0)
+        }
+    };
     let process = Process {
         name: status.view.name.with_tag(),
         model: status.view.name.with_tag(),
-        size: resident.unwrap_or(status.model.size_bytes),
+        size,
         digest: &status.model.digest,
         details: Details::of(&status.model),
         expires_at: date(later(wall, leaves_in)),
-        size_vram: match provider {
-            // Weights are the least that a device holds; nobody has measured the rest.
-            Some(ExecutionProvider::Cuda | ExecutionProvider::DirectMl) => status.model.size_bytes,
-            Some(ExecutionProvider::Cpu | ExecutionProvider::Auto) | None => 0,
-        },
+        size_vram,
         context_length: card.map_or(0, |card| card.context_length),
         state: phase.map_or("stopped", |phase| phase.word),
         pid: status.worker.pid,
@@ -242,7 +248,7 @@ mod tests {
         assert_eq!(
             value["failed"],
             json!([{"name": "d:latest", "retry_at": null,
-                    "last_error": "the worker made no progress for 5 s and was killed"}])
+                    "last_error": "the worker made no progress for 5s and was killed"}])
         );
     }
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{Details, date};
 use crate::app::App;
+use crate::error::ApiError;
 use crate::http;
 use crate::stream::Body;
 
@@ -25,8 +26,11 @@ struct Tag<'a> {
 }
 
 /// Every model.
-pub async fn list(app: &App) -> Response<Body> {
-    let models = app.catalog.models().await;
+///
+/// # Errors
+/// [`ApiError::Catalog`].
+pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
+    let models = app.catalog.models().await?;
     let mut models: Vec<_> = models.values().collect();
     models.sort_by_key(|model| std::cmp::Reverse(model.modified));
     let models = models.iter().map(|model| Tag {
@@ -38,5 +42,5 @@ pub async fn list(app: &App) -> Response<Body> {
         details: Details::of(model),
         capabilities: ["completion"],
     });
-    http::json(&Tags { models: models.collect() })
+    Ok(http::json(&Tags { models: models.collect() }))
 }

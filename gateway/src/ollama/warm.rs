@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::date;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fleet::UnloadMode;
 use crate::generation::{Ask, find_model};
 use crate::http;
 use crate::metrics::{Outcome, RequestMeter};
@@ -62,11 +61,10 @@ async fn load_or_unload(
     let model = find_model(&app.catalog, &ask.model).await?;
     meter.set_model(&model.name);
     if ask.keep_alive.is_some_and(crate::keep_alive::KeepAlive::is_zero) {
-        app.fleet.unload(&model.name, UnloadMode::WhenIdle).await;
+        app.fleet.unload(&model.name).await;
         return Ok("unload");
     }
-    // The lease is what a load is; nothing needs to be sent.
-    let lease = app.fleet.acquire(&model, ask.keep_alive).await;
-    drop(lease.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?);
+    let warm = app.fleet.warm(&model, ask.keep_alive).await;
+    warm.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?;
     Ok("load")
 }

@@ -15,15 +15,18 @@ use crate::generation::{Generation, find_model};
 use crate::http;
 use crate::metrics::RequestMeter;
 use crate::ollama::warm;
+use crate::server::ReadBody;
 use crate::stream::{self as body, Body, sse};
 
 /// Serves one request.
 ///
 /// # Errors
 /// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with an event.
-pub async fn serve(app: &App, request_body: &[u8]) -> Result<Response<Body>, ApiError> {
+pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/v1/chat/completions");
-    let parsed = parse_object(request_body).and_then(|map| request::parse(&map));
+    let parsed = parse_object(request_body.as_ref()).and_then(|map| request::parse(&map));
+    // Its room is for the next one, however long this answer takes.
+    drop(request_body);
     let request = match meter.check(parsed)? {
         ChatAsk::Generate(request) => *request,
         ChatAsk::Warm(ask) => return warm::chat(app, &ask, meter).await,

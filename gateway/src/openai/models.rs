@@ -11,16 +11,19 @@ use crate::http;
 use crate::stream::Body;
 
 /// Every model.
-pub async fn list(app: &App) -> Response<Body> {
-    let models = app.catalog.models().await;
+///
+/// # Errors
+/// [`ApiError::Catalog`].
+pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
+    let models = app.catalog.models().await?;
     let data = models.values().map(|model| describe(model)).collect();
-    http::json(&ListModelResponse { object: "list".to_owned(), data })
+    Ok(http::json(&ListModelResponse { object: "list".to_owned(), data }))
 }
 
 /// One model.
 ///
 /// # Errors
-/// [`ApiError::UnknownModel`].
+/// [`ApiError::UnknownModel`] and [`ApiError::Catalog`].
 pub async fn get(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
     let model = find_model(&app.catalog, id).await?;
     Ok(http::json(&describe(&model)))

@@ -10,6 +10,7 @@ use hyper::{Request, Response, StatusCode};
 use super::body;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::guard::cors;
 use crate::route::{self, Dialect, Route};
 use crate::stream::Body;
 use crate::{http, metrics, ollama, openai};
@@ -24,6 +25,7 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) async fn handle(app: &App, request: Request<Incoming>, local: IpAddr) -> Response<Body> {
     let dialect = Dialect::of(request.uri().path());
     let id = request_id(request.headers());
+    let page = app.guard.listed_origin(request.headers());
     let mut response = match serve(app, request, local).await {
         Ok(response) => response,
         Err(error) => {
@@ -33,6 +35,9 @@ pub(super) async fn handle(app: &App, request: Request<Incoming>, local: IpAddr)
         }
     };
     response.headers_mut().insert(X_REQUEST_ID, id);
+    if let Some(origin) = page {
+        cors::mark(response.headers_mut(), origin);
+    }
     response
 }
 
@@ -46,15 +51,22 @@ async fn serve(
         metrics::refused(turned.code());
         return Err(turned.into());
     }
+    if cors::is_preflight(&parts) {
+        return Ok(cors::preflight());
+    }
     match route::find(&parts.method, parts.uri.path())? {
-        Route::ChatCompletions => openai::chat::serve(app, &body::read(incoming).await?).await,
-        Route::OllamaChat => ollama::chat::serve(app, &body::read(incoming).await?).await,
-        Route::OllamaGenerate => ollama::generate::serve(app, &body::read(incoming).await?).await,
-        Route::Models => Ok(openai::models::list(app).await),
+        Route::ChatCompletions => {
+            openai::chat::serve(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::OllamaChat => ollama::chat::serve(app, body::read(&app.room, incoming).await?).await,
+        Route::OllamaGenerate => {
+            ollama::generate::serve(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::Models => openai::models::list(app).await,
         Route::Model(id) => openai::models::get(app, &id).await,
         Route::Root => Ok(http::text("text/plain; charset=utf-8", "Ollama is running")),
         Route::Version => Ok(ollama::version()),
-        Route::Tags => Ok(ollama::tags::list(app).await),
+        Route::Tags => ollama::tags::list(app).await,
         Route::Ps => Ok(ollama::ps::list(app)),
         Route::Metrics => Ok(render_metrics(app)),
         Route::Health => Ok(http::text("text/plain; charset=utf-8", "ok\n")),

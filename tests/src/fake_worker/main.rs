@@ -10,6 +10,7 @@ mod control;
 mod script;
 
 use std::io::{Read, Write};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -221,11 +222,11 @@ impl Worker {
                 // Nothing is read, written or obeyed any more.
                 std::thread::park();
             },
-            Action::Fail | Action::FailForGood => {
-                let kind = if action == Action::Fail {
-                    LoadFailureKind::Runtime
-                } else {
-                    LoadFailureKind::BadFiles
+            Action::Fail | Action::FailForGood | Action::NoRuntime => {
+                let kind = match action {
+                    Action::FailForGood => LoadFailureKind::BadFiles,
+                    Action::NoRuntime => LoadFailureKind::NoRuntime,
+                    _ => LoadFailureKind::Runtime,
                 };
                 let message = "the fake model is broken, as told".to_owned();
                 self.send(&FromWorker::LoadFailed(LoadFailure { kind, message }));
@@ -235,6 +236,15 @@ impl Worker {
             Action::Oversize => {
                 let length = u32::try_from(MAX_FRAME_BYTES + 1).expect("the limit fits");
                 self.send_bytes(&length.to_le_bytes())
+            }
+            Action::HangUp => {
+                let Stream::UdSocket(link) = &*self.stream;
+                let link = link.as_fd().as_raw_fd();
+                let over = nix::sys::socket::shutdown(link, nix::sys::socket::Shutdown::Both);
+                over.expect("the link is open");
+                // It goes on without its link until it is told to end.
+                while !matches!(self.inbox.recv(), Ok(Happening::Go) | Err(_)) {}
+                Next::End(1)
             }
             Action::WrongId => {
                 let id = RequestId(id.map_or(0, |id| id.0) + 1000);

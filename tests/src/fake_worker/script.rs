@@ -72,9 +72,11 @@ pub(crate) enum Action {
     Hang,
     Fail,
     FailForGood,
+    NoRuntime,
     Garbage,
     Oversize,
     WrongId,
+    HangUp,
 }
 
 impl FromStr for Step {
@@ -88,9 +90,11 @@ impl FromStr for Step {
             "hang" => Action::Hang,
             "fail" => Action::Fail,
             "fail-for-good" => Action::FailForGood,
+            "no-runtime" => Action::NoRuntime,
             "garbage" => Action::Garbage,
             "oversize" => Action::Oversize,
             "wrong-id" => Action::WrongId,
+            "hang-up" => Action::HangUp,
             other => return Err(format!("no action: {other}")),
         };
         let point = match point {

@@ -78,6 +78,8 @@ async fn serve_refuses_what_is_unsafe_or_taken() {
     let taken = serve(&other, &gateway.address.to_string()).await;
     assert_eq!(taken.code, 75);
     assert!(taken.err.contains("stop that one or set HEARTH_HOST"), "{}", taken.err);
+    let foreign = serve(&other, "192.0.2.1:0").await;
+    assert_eq!(foreign.code, 78, "{}", foreign.err);
     let mut same_home = gateway.command(&["serve"]);
     same_home.env("HEARTH_HOST", "127.0.0.1:0");
     let same_home = end(same_home).await;
@@ -95,6 +97,7 @@ async fn help_teaches() {
         assert!(help.out.contains(taught), "{taught} in {}", help.out);
     }
     let serve = end(home().command(&["serve", "--help"])).await;
+    assert!(serve.out.contains("HEARTH_HOME ") && serve.out.contains("HEARTH_CONFIG "));
     for key in hearth::config::KEYS {
         let variable = format!("HEARTH_{}", key.name.to_ascii_uppercase());
         assert!(serve.out.contains(&variable), "{variable} in {}", serve.out);

@@ -3,6 +3,7 @@
 use hearth_tests::http::{self, raw};
 use hyper::{Method, StatusCode};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::home;
 
@@ -104,12 +105,45 @@ async fn with_a_key_everything_but_the_probes_needs_it() {
     for path in ["/v1/models", "/api/ps", "/metrics", "/api/tags", "/", "/nowhere"] {
         let answer = gateway.get(path).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(answer.headers["www-authenticate"], "Bearer", "{path}");
         let key = [("authorization", "Bearer s3cret")];
         let answer = http::send(gateway.address, Method::GET, path, &key, "").await;
         assert_ne!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
     }
     for path in ["/healthz", "/readyz"] {
         assert_eq!(gateway.get(path).await.status, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn only_pages_of_listed_origins_are_told_that_they_may_call() {
+    let variables =
+        [("HEARTH_ALLOWED_ORIGINS", "https://app.example/"), ("HEARTH_API_KEY", "s3cret")];
+    let gateway = home().start_fake(&[], &variables).await;
+    let ask = async |method: Method, origin: &str, key: &str| {
+        let headers =
+            [("origin", origin), ("access-control-request-method", "POST"), ("authorization", key)];
+        let answer = http::send(gateway.address, method, "/v1/models", &headers, "").await;
+        let told: Vec<String> = ["origin", "methods", "headers"]
+            .into_iter()
+            .filter_map(|what| answer.headers.get(format!("access-control-allow-{what}")))
+            .map(|value| value.to_str().unwrap().to_owned())
+            .collect();
+        (answer.status, told, answer.headers.get("vary").is_some())
+    };
+    let page = "https://app.example";
+    let headers = "authorization, content-type, x-api-key, x-request-id";
+    let all = [page, "GET, POST, OPTIONS", headers].map(str::to_owned).to_vec();
+    let (no_content, ok) = (StatusCode::NO_CONTENT, StatusCode::OK);
+    assert_eq!(ask(Method::OPTIONS, page, "").await, (no_content, all, true));
+    let origin_only = vec![page.to_owned()];
+    let answered = ask(Method::GET, page, "Bearer s3cret").await;
+    assert_eq!(answered, (ok, origin_only.clone(), true));
+    let refused = ask(Method::GET, page, "").await;
+    assert_eq!(refused, (StatusCode::UNAUTHORIZED, origin_only, true));
+    for method in [Method::OPTIONS, Method::GET] {
+        let stranger = ask(method, "https://evil.com", "Bearer s3cret").await;
+        assert_eq!(stranger, (StatusCode::FORBIDDEN, vec![], false));
     }
 }
 
@@ -127,9 +161,23 @@ async fn every_answer_has_a_request_id_and_repeats_a_harmless_one() {
 #[tokio::test]
 async fn connections_over_the_limit_wait_for_a_place() {
     let gateway = home().start_fake(&[], &[("HEARTH_MAX_CONNECTIONS", "1")]).await;
-    let first = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
-    let second = gateway.get("/healthz");
-    let hang_up = async { drop(first) };
-    let (answer, ()) = tokio::join!(second, hang_up);
-    assert_eq!(answer.status, StatusCode::OK);
+    let mut first = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+    first.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut begun = [0; "HTTP/1.1 200 OK".len()];
+    first.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200 OK");
+    let mut second = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+    second.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    // While the first asks again and is answered, nobody takes up the second.
+    for _ in 0..20 {
+        first.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        assert_ne!(first.read(&mut [0; 4096]).await.unwrap(), 0);
+        let nothing = second.try_read(&mut [0; 1]).unwrap_err();
+        assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    }
+    drop(first);
+    hearth_tests::patiently("the second to be answered", second.read_exact(&mut begun))
+        .await
+        .unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200 OK");
 }

@@ -135,6 +135,37 @@ async fn a_worker_that_breaks_the_protocol_is_killed() {
 }
 
 #[tokio::test]
+async fn a_request_that_meets_a_worker_without_a_link_is_served_by_the_next_one() {
+    let gateway = once(&["--at", "token:1=hang-up"], &[]).await;
+    let mut first = gateway.chat("m", json!({"stream": true})).await;
+    assert_eq!(first.delta().await, "t0 ");
+    let mut worker = gateway.stage.next_worker().await;
+    worker.heard("at token:1").await;
+    let ending = async {
+        hearth_tests::patiently("the second request to have its lease", async {
+            while gateway.ps().await[0]["in_flight"] != 2 {}
+        })
+        .await;
+        worker.go().await;
+        worker.gone().await;
+    };
+    let (second, _lines) = tokio::join!(gateway.chat("m", json!({})), ending);
+    assert_eq!(second.status, StatusCode::OK);
+    let events = first.events().await;
+    let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!(last["error"]["code"], "worker_exited");
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_missing_is_looked_for_again() {
+    let gateway = once(&["--at", "load=no-runtime"], &[]).await;
+    let answer = gateway.chat("m", json!({})).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(answer.headers.get("x-should-retry"), None);
+    succeeds(&gateway).await;
+}
+
+#[tokio::test]
 async fn a_worker_that_can_not_prove_itself_is_turned_away() {
     for (flag, what) in [
         ("--wrong-version", "it speaks protocol version 2, this gateway 1"),

@@ -61,6 +61,17 @@ async fn an_empty_prompt_loads_and_with_keep_alive_zero_unloads() {
 }
 
 #[tokio::test]
+async fn loading_a_busy_model_waits_for_nobody() {
+    let gateway = home().start_fake(&["--slots", "1", "--at", "token:1=hold"], &[]).await;
+    let mut busy = gateway.chat("m", json!({"stream": true})).await;
+    busy.delta().await;
+    let load = gateway.post("/api/generate", &json!({"model": "m", "keep_alive": "7s"})).await;
+    assert_eq!(load.json().await["done_reason"], "load");
+    let ps = gateway.reaches("busy").await;
+    assert_eq!((&ps["in_flight"], &ps["keep_alive"]), (&json!(1), &json!(7.0)));
+}
+
+#[tokio::test]
 async fn plain_curl_needs_no_content_type_and_errors_are_one_text() {
     let gateway = home().start_fake(&[], &[]).await;
     let form = "content-type: application/x-www-form-urlencoded";

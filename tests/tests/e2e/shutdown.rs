@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::home;
@@ -80,7 +81,7 @@ async fn a_second_signal_ends_it_at_once_and_nobody_stays() {
     .await;
     gateway.signal(Signal::SIGINT);
     let (status, _log) = gateway.ended().await;
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(130));
     worker.gone().await;
 }
 
@@ -112,4 +113,67 @@ async fn sockets_are_gone_once_workers_are_connected() {
         .map(|entry| entry.file_name())
         .collect();
     assert_eq!(left, ["lock"]);
+}
+
+#[tokio::test]
+async fn a_signal_as_soon_as_the_address_is_announced_is_a_drain() {
+    let gateway = home().start_fake(&[], &[]).await;
+    gateway.signal(Signal::SIGTERM);
+    let (status, _log) = gateway.ended().await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_client_that_never_sends_its_body_does_not_keep_a_drained_gateway_alive() {
+    let variables = [("HEARTH_DRAIN_TIMEOUT", "50ms"), ("HEARTH_GRACE_PERIOD", "50ms")];
+    let gateway = home().start_fake(&[], &variables).await;
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
+    let head = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
+                Content-Length: 100\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    // The body is being waited for.
+    let mut go_on = [0; "HTTP/1.1 100 Continue".len()];
+    client.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue");
+    gateway.signal(Signal::SIGTERM);
+    let (status, log) = gateway.ended().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        log.contains("cut off: they neither finished nor failed in time connections=1"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_does_not_keep_a_drained_gateway_alive() {
+    let variables = [("HEARTH_DRAIN_TIMEOUT", "50ms"), ("HEARTH_GRACE_PERIOD", "50ms")];
+    let gateway = home().start_fake(&["--tokens", "200000"], &variables).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = socket.connect(gateway.address).await.unwrap();
+    let body = r#"{"model":"m","prompt":"hi"}"#;
+    let head = format!(
+        "POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    client.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    // The answer has begun; the rest of it is never read.
+    client.read_exact(&mut [0; 4]).await.unwrap();
+    gateway.signal(Signal::SIGTERM);
+    let (status, _log) = gateway.ended().await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_any_more_does_not_stop_it() {
+    let mut gateway = home().start_fake(&[], &[("HEARTH_LOG", "debug")]).await;
+    gateway.close_stderr();
+    // Each of these is logged.
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/nowhere").await.status, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(gateway.get("/healthz").await.status, StatusCode::OK);
+    gateway.signal(Signal::SIGTERM);
+    let (status, _log) = gateway.ended().await;
+    assert_eq!(status.code(), Some(0));
 }

@@ -14,7 +14,7 @@ const SOCKET_NAME_BYTES: usize = "/worker-18446744073709551615.sock".len();
 #[derive(Debug)]
 pub(super) struct Home {
     models: PathBuf,
-    run: PathBuf,
+    run: RuntimeDir,
     /// Locked; the system lets go of it however we end.
     _lock: File,
 }
@@ -27,8 +27,8 @@ impl Home {
         let own_run = root.join("run");
         private_dir(&own_run).map_err(|error| Failure::new(Exit::Config, error))?;
         let lock = lock(root, &own_run)?;
-        let run = runtime_dir(own_run)?;
-        remove_stale_sockets(&run);
+        remove_stale_sockets(&own_run);
+        let run = RuntimeDir::new(own_run)?;
         Ok(Self { models, run, _lock: lock })
     }
 
@@ -38,7 +38,7 @@ impl Home {
 
     /// A directory that is ours alone, short enough for sockets.
     pub(super) fn run_dir(&self) -> &Path {
-        &self.run
+        self.run.path()
     }
 }
 
@@ -80,14 +80,57 @@ fn lock(root: &Path, run: &Path) -> Result<File, Failure> {
     }
 }
 
-/// The home's own `run/`, unless sockets in it would have names that are too long for the system.
-fn runtime_dir(own: PathBuf) -> Result<PathBuf, Failure> {
-    if own.as_os_str().len() + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES_MAX {
-        return Ok(own);
+/// Where sockets are.
+#[derive(Debug)]
+enum RuntimeDir {
+    /// The home's own `run/`.
+    OfHome(PathBuf),
+    /// One for this process alone, gone with this value: sockets in the home would have names that
+    /// are too long for the system.
+    Short(PathBuf),
+}
+
+impl RuntimeDir {
+    fn new(own: PathBuf) -> Result<Self, Failure> {
+        if holds_sockets(&own) {
+            return Ok(Self::OfHome(own));
+        }
+        // Unguessable, so that nobody can have taken the name. More digits would be too long for
+        // some systems' temporary directories.
+        let mut random = [0_u8; 5];
+        getrandom::fill(&mut random).map_err(|error| Failure::new(Exit::Failed, error))?;
+        let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let short = std::env::temp_dir().join(format!("hearth-{digits}"));
+        if !holds_sockets(&short) {
+            let (own, short) = (own.display(), short.display());
+            let message = format!(
+                "{own} and {short} are both too long for sockets; set HEARTH_HOME to a shorter path"
+            );
+            return Err(Failure::new(Exit::Config, message));
+        }
+        private_dir(&short).map_err(|error| Failure::new(Exit::Config, error))?;
+        Ok(Self::Short(short))
     }
-    let short = std::env::temp_dir().join(format!("hearth-{}", std::process::id()));
-    private_dir(&short).map_err(|error| Failure::new(Exit::Config, error))?;
-    Ok(short)
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::OfHome(path) | Self::Short(path) => path,
+        }
+    }
+}
+
+impl Drop for RuntimeDir {
+    fn drop(&mut self) {
+        if let Self::Short(path) = self
+            && let Err(error) = fs::remove_dir_all(&*path)
+        {
+            tracing::warn!(path = %path.display(), %error, "can't remove the runtime directory");
+        }
+    }
+}
+
+fn holds_sockets(dir: &Path) -> bool {
+    dir.as_os_str().len() + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES_MAX
 }
 
 /// A gateway that was killed could not remove its sockets; we hold the lock, so they are nobody's.
@@ -131,11 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn a_home_with_a_long_name_gets_a_short_runtime_directory() {
+    fn a_home_with_a_long_name_gets_a_short_runtime_directory_of_its_own_for_its_time() {
         let root = tempfile::tempdir().unwrap();
-        let long = root.path().join("x".repeat(100));
-        let home = Home::open(&long).unwrap();
-        assert!(home.run_dir().as_os_str().len() + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES_MAX);
-        fs::remove_dir_all(home.run_dir()).unwrap();
+        let (one, two) = (root.path().join("x".repeat(100)), root.path().join("y".repeat(100)));
+        let (one, two) = (Home::open(&one).unwrap(), Home::open(&two).unwrap());
+        let run = one.run_dir().to_owned();
+        assert!(holds_sockets(&run) && run.is_dir(), "{}", run.display());
+        assert_ne!(run, two.run_dir());
+        drop(one);
+        assert!(!run.exists());
     }
 }

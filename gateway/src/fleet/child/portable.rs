@@ -1,4 +1,4 @@
-//! Processes through tokio alone: what Windows takes, and what the tests run on Linux too.
+//! Processes through tokio alone: what Windows and macOS take, and the tests run on Linux too.
 //!
 //! Without groups and signals a worker is asked to end over its link, and a grandchild would be
 //! left alone; a job object would cure that on Windows and has not been written.
@@ -8,13 +8,13 @@ use std::process::Stdio;
 
 use tokio::sync::{mpsc, oneshot};
 
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 use super::SpawnError;
 use super::{Child, Launch, ProcessExit, Signals, log};
 
 /// Spawns from whatever task asks.
 #[derive(Debug, Clone)]
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 pub(in crate::fleet) struct Spawner;
 
 #[derive(Debug)]
@@ -29,13 +29,13 @@ impl Handle {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 impl Spawner {
     pub(in crate::fleet) fn start() -> io::Result<Self> {
         Ok(Self)
     }
 
-    #[expect(clippy::unused_async, reason = "the path on Unix has to wait for its thread")]
+    #[expect(clippy::unused_async, reason = "the path on Linux has to wait for its thread")]
     pub(in crate::fleet) async fn spawn(&self, launch: Launch) -> Result<Child, SpawnError> {
         let program = launch.program.clone();
         spawn(&launch).map_err(|source| SpawnError::new(program, source))

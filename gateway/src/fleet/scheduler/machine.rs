@@ -17,9 +17,9 @@ const QUEUE_MAX: usize = 4;
 /// One thing that may happen. Indices choose among whatever is there, modulo its number.
 #[derive(Debug, Clone)]
 enum Happening {
-    Acquire { model: usize, keep_alive: Option<u64> },
+    Acquire { model: usize, keep_alive: Option<u64>, files: u8, warm: bool },
     Leave(usize),
-    Unload { model: usize, force: bool },
+    Unload { model: usize },
     Ready(usize),
     Progress(usize),
     Fail { worker: usize, repeats: bool },
@@ -43,11 +43,12 @@ impl ReferenceStateMachine for Anything {
     fn transitions((): &()) -> BoxedStrategy<Happening> {
         let index = 0_usize..8;
         prop_oneof![
-            8 => (0..MODELS.len(), proptest::option::of(0_u64..20))
-                .prop_map(|(model, keep_alive)| Happening::Acquire { model, keep_alive }),
+            8 => (0..MODELS.len(), proptest::option::of(0_u64..20), 0_u8..2, prop::bool::weighted(0.2))
+                .prop_map(|(model, keep_alive, files, warm)| {
+                    Happening::Acquire { model, keep_alive, files, warm }
+                }),
             6 => index.clone().prop_map(Happening::Leave),
-            1 => (0..MODELS.len(), any::<bool>())
-                .prop_map(|(model, force)| Happening::Unload { model, force }),
+            1 => (0..MODELS.len()).prop_map(|model| Happening::Unload { model }),
             6 => index.clone().prop_map(Happening::Ready),
             2 => index.clone().prop_map(Happening::Progress),
             1 => (index.clone(), prop::bool::weighted(0.2))
@@ -84,6 +85,8 @@ struct World {
     processes: BTreeMap<WorkerId, Process>,
     tickets: BTreeMap<TicketId, (ModelName, Ticket)>,
     drain: Option<Instant>,
+    /// Tickets that are over without having left: their holders say so whenever they get to it.
+    stale: Vec<TicketId>,
 }
 
 fn tell(model: ModelName, worker: WorkerId, news: WorkerNews) -> Event {
@@ -136,7 +139,16 @@ impl World {
                 assert!(matches!(state, Ticket::Waiting { .. }), "one outcome for each ticket");
                 *state = Ticket::Leased(worker);
             }
+            Effect::Warm { ticket, worker } => {
+                let process = &self.processes[&worker];
+                assert!(process.ready && !process.told_to_go, "warm is a ready worker");
+                let (_, state) = self.tickets.get_mut(&ticket).expect("issued");
+                assert!(matches!(state, Ticket::Waiting { .. }), "one outcome for each ticket");
+                *state = Ticket::Over;
+                self.stale.push(ticket);
+            }
             Effect::Refuse { ticket, .. } => {
+                self.stale.push(ticket);
                 let (_, state) = self.tickets.get_mut(&ticket).expect("issued");
                 assert!(matches!(state, Ticket::Waiting { .. }), "one outcome for each ticket");
                 *state = Ticket::Over;
@@ -155,7 +167,6 @@ impl World {
         if leased && first_order {
             let hung = process.last_progress + rules().hang_timeout <= self.now;
             let allowed = match cause {
-                Event::Unload { mode, .. } => *mode == UnloadMode::Force,
                 Event::Worker { news: WorkerNews::Failed(_), .. } => true,
                 Event::Tick => hung || drain_over,
                 Event::Drain { .. } => drain_over,
@@ -173,9 +184,10 @@ impl World {
 
     /// What the lease holders of a worker that is going see: their lease is over.
     fn end_leases(&mut self, worker: WorkerId) {
-        for (_, ticket) in self.tickets.values_mut() {
+        for (id, (_, ticket)) in &mut self.tickets {
             if *ticket == Ticket::Leased(worker) {
                 *ticket = Ticket::Over;
+                self.stale.push(*id);
             }
         }
     }
@@ -220,6 +232,12 @@ impl World {
     }
 
     fn leave(&mut self, index: usize) {
+        // What leaves late must change nothing for anybody else.
+        if let Some(ticket) = self.stale.pop() {
+            let model = self.tickets[&ticket].0.clone();
+            self.give(Event::Leave { model, ticket });
+            return;
+        }
         let open: Vec<_> = self
             .tickets
             .iter()
@@ -250,19 +268,19 @@ impl World {
 
     fn happen(&mut self, happening: &Happening) {
         match *happening {
-            Happening::Acquire { model, keep_alive } => {
+            Happening::Acquire { model, keep_alive, files, warm } => {
                 let model: ModelName = MODELS[model].parse().unwrap();
                 let ticket = TicketId(self.tickets.len() as u64);
                 self.tickets.insert(ticket, (model.clone(), Ticket::Waiting { since: self.now }));
                 let keep_alive = keep_alive.map(|s| KeepAlive::For(Duration::from_secs(s)));
-                let fingerprint = String::new();
-                self.give(Event::Acquire { model, ticket, keep_alive, fingerprint });
+                let fingerprint = files.to_string();
+                let wants = if warm { Wants::Warmth } else { Wants::Lease };
+                self.give(Event::Acquire { model, ticket, keep_alive, fingerprint, wants });
             }
             Happening::Leave(index) => self.leave(index),
-            Happening::Unload { model, force } => {
+            Happening::Unload { model } => {
                 let model = MODELS[model].parse().unwrap();
-                let mode = if force { UnloadMode::Force } else { UnloadMode::WhenIdle };
-                self.give(Event::Unload { model, mode });
+                self.give(Event::Unload { model });
             }
             Happening::Ready(index) => {
                 let Some((worker, model)) = self.nth_process(index) else {
@@ -343,6 +361,7 @@ impl StateMachineTest for Fleet {
             processes: BTreeMap::new(),
             tickets: BTreeMap::new(),
             drain: None,
+            stale: Vec::new(),
         }
     }
 

@@ -12,9 +12,9 @@ use hearth_shared::protocol::LoadStage;
 use tokio::time::Instant;
 
 use super::queue::{Queue, ServiceTime};
-use super::{Effect, Refusal, Step, UnloadMode, WorkerNews};
+use super::{Effect, Refusal, Step, Wants, WorkerNews};
 use crate::fleet::worker::{
-    ProcessExit, ReadyWorker, StopReason, TicketId, WorkerFailure, WorkerId, WorkerState,
+    ProcessExit, ReadyWorker, SLOTS_MAX, StopReason, TicketId, WorkerFailure, WorkerId, WorkerState,
 };
 use crate::keep_alive::KeepAlive;
 
@@ -60,7 +60,7 @@ impl Model {
 
     pub(super) fn acquire(
         &mut self,
-        ticket: TicketId,
+        (ticket, wants): (TicketId, Wants),
         keep_alive: Option<KeepAlive>,
         fingerprint: String,
         step: &mut Step<'_>,
@@ -73,7 +73,7 @@ impl Model {
             return step.refuse(ticket, refusal);
         }
         let waiting = self.queue.len();
-        if waiting >= step.rules.queue_max && !self.has_free_slot() {
+        if waiting >= step.rules.queue_max && !self.serves_at_once(wants) {
             let retry_after = self.service.wait_at(waiting, self.slots());
             return step.refuse(ticket, Refusal::QueueFull { waiting, retry_after });
         }
@@ -83,7 +83,7 @@ impl Model {
             self.keep_alive = None;
         }
         self.keep_alive = keep_alive.or(self.keep_alive);
-        self.queue.push(ticket, step.now);
+        self.queue.push((ticket, wants), step.now);
         self.serve_queue(step);
     }
 
@@ -102,27 +102,20 @@ impl Model {
         }
     }
 
-    pub(super) fn unload(&mut self, mode: UnloadMode, step: &mut Step<'_>) {
-        match (&self.state, mode) {
-            (Some(WorkerState::Idle { worker, .. }), _) => {
+    pub(super) fn unload(&mut self, step: &mut Step<'_>) {
+        match &self.state {
+            Some(WorkerState::Idle { worker, .. }) => {
                 let worker = worker.id;
                 self.stop(worker, StopReason::Unloaded, step);
             }
-            (
-                Some(WorkerState::Starting { .. } | WorkerState::Busy { .. }),
-                UnloadMode::WhenIdle,
-            ) => {
+            // It ends when those who use it, or wait for the next one, have been served.
+            Some(WorkerState::Starting { .. } | WorkerState::Busy { .. }) => {
                 self.keep_alive = Some(KeepAlive::For(Duration::ZERO));
             }
-            (
-                Some(WorkerState::Starting { worker, .. })
-                | Some(WorkerState::Busy { worker: ReadyWorker { id: worker, .. }, .. }),
-                UnloadMode::Force,
-            ) => {
-                let worker = *worker;
-                self.stop(worker, StopReason::Unloaded, step);
+            Some(WorkerState::Stopping { .. }) if !self.queue.is_empty() => {
+                self.keep_alive = Some(KeepAlive::For(Duration::ZERO));
             }
-            (None | Some(WorkerState::Stopping { .. } | WorkerState::Failed { .. }), _) => {}
+            Some(WorkerState::Stopping { .. } | WorkerState::Failed { .. }) | None => {}
         }
     }
 
@@ -173,7 +166,8 @@ impl Model {
 
     fn ready(&mut self, slots: usize, step: &mut Step<'_>) {
         if let Some(WorkerState::Starting { worker, .. }) = self.state {
-            let worker = ReadyWorker { id: worker, slots: slots.max(1), since: step.now };
+            let worker =
+                ReadyWorker { id: worker, slots: slots.clamp(1, SLOTS_MAX), since: step.now };
             self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
         }
     }
@@ -334,6 +328,9 @@ impl Model {
         stalls_at: Instant,
         step: &mut Step<'_>,
     ) {
+        for ticket in self.queue.take_warm() {
+            step.effects.push(Effect::Warm { ticket, worker: worker.id });
+        }
         while leases.len() < worker.slots {
             let Some(ticket) = self.queue.pop() else {
                 break;
@@ -386,10 +383,12 @@ impl Model {
         }
     }
 
-    fn has_free_slot(&self) -> bool {
+    fn serves_at_once(&self, wants: Wants) -> bool {
         match &self.state {
             Some(WorkerState::Idle { .. }) => true,
-            Some(WorkerState::Busy { worker, leases, .. }) => leases.len() < worker.slots,
+            Some(WorkerState::Busy { worker, leases, .. }) => {
+                wants == Wants::Warmth || leases.len() < worker.slots
+            }
             Some(
                 WorkerState::Starting { .. }
                 | WorkerState::Stopping { .. }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Wants;
 use crate::fleet::worker::TicketId;
 
 /// One waiting request.
@@ -12,6 +13,7 @@ use crate::fleet::worker::TicketId;
 pub(super) struct Waiter {
     pub(super) ticket: TicketId,
     pub(super) since: Instant,
+    wants: Wants,
 }
 
 /// First come, first served.
@@ -21,8 +23,18 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn push(&mut self, ticket: TicketId, now: Instant) {
-        self.waiters.push_back(Waiter { ticket, since: now });
+    pub(super) fn push(&mut self, (ticket, wants): (TicketId, Wants), now: Instant) {
+        self.waiters.push_back(Waiter { ticket, since: now, wants });
+    }
+
+    /// Takes out everybody who wants no slot.
+    pub(super) fn take_warm(&mut self) -> Vec<TicketId> {
+        let is_warm = |waiter: &mut Waiter| waiter.wants == Wants::Warmth;
+        let mut warm = Vec::new();
+        while let Some(place) = self.waiters.iter_mut().position(is_warm) {
+            warm.extend(self.waiters.remove(place).map(|waiter| waiter.ticket));
+        }
+        warm
     }
 
     pub(super) fn pop(&mut self) -> Option<TicketId> {

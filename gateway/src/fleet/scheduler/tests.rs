@@ -1,6 +1,6 @@
 //! The rules of the fleet, one test each, on a clock that the test moves.
 
-use hearth_shared::protocol::{LoadFailure, LoadFailureKind};
+mod failures;
 
 use super::*;
 
@@ -64,10 +64,23 @@ impl Bench {
         keep_alive: Option<KeepAlive>,
         fingerprint: &str,
     ) -> (TicketId, Vec<Effect>) {
+        self.ask(keep_alive, fingerprint, Wants::Lease)
+    }
+
+    fn warm(&mut self, keep_alive: Option<KeepAlive>) -> (TicketId, Vec<Effect>) {
+        self.ask(keep_alive, "files", Wants::Warmth)
+    }
+
+    fn ask(
+        &mut self,
+        keep_alive: Option<KeepAlive>,
+        fingerprint: &str,
+        wants: Wants,
+    ) -> (TicketId, Vec<Effect>) {
         self.tickets += 1;
         let ticket = TicketId(self.tickets);
         let fingerprint = fingerprint.to_owned();
-        let event = Event::Acquire { model: model(), ticket, keep_alive, fingerprint };
+        let event = Event::Acquire { model: model(), ticket, keep_alive, fingerprint, wants };
         (ticket, self.handle(event))
     }
 
@@ -196,15 +209,6 @@ fn a_request_at_the_deadline_itself_is_served_by_whoever_the_owner_heard_first()
 }
 
 #[test]
-fn a_worker_that_ignores_term_is_killed_after_the_grace_period_once() {
-    let mut bench = Bench::with_idle_worker(1, keep(10));
-    bench.after(seconds(10));
-    assert_eq!(bench.after(seconds(4)), []);
-    assert_eq!(bench.after(seconds(1)), [Effect::Kill { worker: FIRST }]);
-    assert_eq!(bench.after(seconds(60)), []);
-}
-
-#[test]
 fn a_load_goes_on_when_its_client_leaves() {
     let mut bench = Bench::new();
     let (ticket, _) = bench.acquire();
@@ -257,125 +261,54 @@ fn nobody_waits_longer_than_allowed_and_the_answer_says_for_what() {
 }
 
 #[test]
-fn a_load_without_progress_is_killed_and_its_waiters_hear_why() {
+fn unloading_waits_for_requests() {
     let mut bench = Bench::new();
     let (ticket, _) = bench.acquire();
-    bench.after(seconds(59));
-    let stage = LoadStage::Files;
-    bench.handle(tell(FIRST, WorkerNews::LoadProgress { stage, fraction: 0.1 }));
-    assert_eq!(bench.after(seconds(59)), []);
-    let failure = WorkerFailure::LoadStalled(seconds(60));
+    bench.ready(FIRST, 1);
+    let unload = || Event::Unload { model: model() };
+    assert_eq!(bench.handle(unload()), []);
+    assert_eq!(bench.leave(ticket), [Effect::Terminate { worker: FIRST }]);
+    // Whoever waits for the next worker is served, and then that one leaves as well.
+    let (waiting, _) = bench.acquire();
+    assert_eq!(bench.handle(unload()), []);
+    bench.exited(FIRST);
+    bench.ready(SECOND, 1);
+    assert_eq!(bench.leave(waiting), [Effect::Terminate { worker: SECOND }]);
+}
+
+#[test]
+fn who_wants_the_model_loaded_waits_for_no_slot() {
+    let mut bench = Bench::new();
+    let (early, effects) = bench.warm(None);
+    assert_eq!(effects, [spawn(FIRST)]);
+    let (first, _) = bench.acquire();
     assert_eq!(
-        bench.after(seconds(1)),
+        bench.ready(FIRST, 1),
         [
-            Effect::Refuse { ticket, refusal: Refusal::LoadFailed(failure.clone()) },
-            Effect::Kill { worker: FIRST }
+            Effect::Warm { ticket: early, worker: FIRST },
+            Effect::Grant { ticket: first, worker: FIRST }
         ]
     );
-    assert_eq!(bench.exited(FIRST), [gone(FIRST, StopReason::Failed(failure))]);
-}
-
-#[test]
-fn a_busy_worker_without_progress_is_killed() {
-    let mut bench = Bench::new();
-    bench.acquire();
-    bench.ready(FIRST, 1);
-    bench.after(seconds(29));
-    bench.handle(tell(FIRST, WorkerNews::Progress));
-    assert_eq!(bench.after(seconds(29)), []);
-    assert_eq!(bench.after(seconds(1)), [Effect::Kill { worker: FIRST }]);
-    assert_eq!(
-        bench.exited(FIRST),
-        [gone(FIRST, StopReason::Failed(WorkerFailure::Hung(seconds(30))))]
-    );
-}
-
-#[test]
-fn the_first_crash_is_forgiven_and_the_next_back_off() {
-    let mut bench = Bench::with_idle_worker(1, None);
-    let crash = WorkerFailure::Crashed(ProcessExit::Code(101));
-    bench.exited(FIRST);
-    assert_eq!(bench.word(), None);
-    for (worker, pause) in [(2, 1), (3, 2), (4, 4), (5, 8), (6, 16), (7, 32), (8, 60), (9, 60)] {
-        let (_, effects) = bench.acquire();
-        assert_eq!(effects, [spawn(WorkerId(worker))]);
-        bench.ready(WorkerId(worker), 1);
-        bench.exited(WorkerId(worker));
-        assert_eq!(bench.word(), Some("failed"));
-        let (ticket, effects) = bench.acquire();
-        let refusal = Refusal::BackingOff { failure: crash.clone(), retry_after: seconds(pause) };
-        assert_eq!(effects, [Effect::Refuse { ticket, refusal }]);
-        bench.after(seconds(pause));
-        assert_eq!(bench.word(), None);
+    for _ in 0..3 {
+        bench.acquire();
     }
+    let (late, effects) = bench.warm(keep(7));
+    assert_eq!(effects, [Effect::Warm { ticket: late, worker: FIRST }]);
+    assert_eq!(bench.view().keep_alive, KeepAlive::For(seconds(7)));
 }
 
 #[test]
-fn five_healthy_minutes_end_the_count_of_failures() {
-    let mut bench = Bench::with_idle_worker(1, Some(KeepAlive::Forever));
-    bench.exited(FIRST);
-    bench.acquire_with(Some(KeepAlive::Forever));
-    bench.ready(SECOND, 1);
-    let ticket = TicketId(bench.tickets);
-    bench.leave(ticket);
-    bench.now += seconds(300);
-    bench.exited(SECOND);
-    assert_eq!(bench.word(), None);
-}
-
-#[test]
-fn requests_that_wait_for_a_slot_survive_the_first_crash() {
-    let mut bench = Bench::new();
-    bench.acquire();
-    let (waiting, _) = bench.acquire();
-    bench.ready(FIRST, 1);
-    let crash = StopReason::Failed(WorkerFailure::Crashed(ProcessExit::Code(101)));
-    assert_eq!(bench.exited(FIRST), [gone(FIRST, crash), spawn(SECOND)]);
-    assert_eq!(bench.ready(SECOND, 1), [Effect::Grant { ticket: waiting, worker: SECOND }]);
-    assert_eq!(bench.view().restarts, 1);
-}
-
-#[test]
-fn a_load_error_that_repeats_is_not_retried_until_the_files_change() {
-    let mut bench = Bench::new();
-    let (ticket, _) = bench.acquire();
-    let failure = WorkerFailure::Load(LoadFailure {
-        kind: LoadFailureKind::BadFiles,
-        message: "tokenizer.json is missing".to_owned(),
-    });
-    let refusal = Refusal::LoadFailed(failure.clone());
-    let told = tell(FIRST, WorkerNews::Failed(failure.clone()));
-    assert_eq!(
-        bench.handle(told),
-        [Effect::Refuse { ticket, refusal: refusal.clone() }, Effect::Terminate { worker: FIRST }]
-    );
-    assert_eq!(bench.exited(FIRST), [gone(FIRST, StopReason::Failed(failure))]);
-    bench.after(seconds(100_000));
-    let (ticket, effects) = bench.acquire();
-    assert_eq!(effects, [Effect::Refuse { ticket, refusal }]);
-    let (_, effects) = bench.acquire_files(None, "other files");
-    assert_eq!(effects, [spawn(SECOND)]);
-}
-
-#[test]
-fn unloading_waits_for_requests_unless_it_is_forced() {
-    let mut bench = Bench::new();
-    let (ticket, _) = bench.acquire();
-    bench.ready(FIRST, 1);
-    let unload = |mode| Event::Unload { model: model(), mode };
-    assert_eq!(bench.handle(unload(UnloadMode::WhenIdle)), []);
-    assert_eq!(bench.leave(ticket), [Effect::Terminate { worker: FIRST }]);
-    bench.exited(FIRST);
-    bench.acquire();
-    bench.ready(SECOND, 1);
-    assert_eq!(bench.handle(unload(UnloadMode::Force)), [Effect::Terminate { worker: SECOND }]);
-    assert_eq!(bench.handle(unload(UnloadMode::Force)), []);
+fn loading_an_idle_model_begins_its_idle_time_anew() {
+    let mut bench = Bench::with_idle_worker(1, keep(10));
+    bench.now += seconds(9);
+    bench.warm(None);
+    assert_eq!(bench.scheduler.next_deadline(), Some(bench.now + seconds(10)));
 }
 
 #[test]
 fn unloading_a_model_that_is_not_there_starts_nothing() {
     let mut bench = Bench::new();
-    assert_eq!(bench.handle(Event::Unload { model: model(), mode: UnloadMode::Force }), []);
+    assert_eq!(bench.handle(Event::Unload { model: model() }), []);
     assert!(bench.scheduler.is_empty());
 }
 

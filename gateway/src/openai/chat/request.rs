@@ -10,7 +10,6 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::fleet::GenerateBody;
 use crate::generation::Ask;
-use crate::keep_alive::KeepAlive;
 use crate::messages;
 use crate::openai::sampling::sampling;
 
@@ -41,7 +40,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
         .text("model")?
         .filter(|model| !model.is_empty())
         .ok_or_else(|| ApiError::invalid("model", "`model` is missing: say which model to use"))?;
-    let ask = Ask { model: model.to_owned(), keep_alive: keep_alive(fields)? };
+    let ask = Ask { model: model.to_owned(), keep_alive: fields.keep_alive()? };
     let messages = fields
         .array("messages")?
         .ok_or_else(|| ApiError::invalid("messages", "`messages` is missing"))?;
@@ -75,17 +74,6 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
     Ok(ChatAsk::Generate(Box::new(ChatRequest { ask, stream, include_usage, body })))
 }
 
-/// `keep_alive`, or LM Studio's `ttl`.
-fn keep_alive(fields: Fields<'_>) -> Result<Option<KeepAlive>, ApiError> {
-    for name in ["keep_alive", "ttl"] {
-        if let Some(value) = fields.get(name) {
-            return KeepAlive::from_json(value)
-                .map_err(|error| ApiError::invalid(name, error.to_string()));
-        }
-    }
-    Ok(None)
-}
-
 fn refuse_what_is_not_served(fields: Fields<'_>) -> Result<(), ApiError> {
     let (none, off, empty) = (json!("none"), json!(false), json!([]));
     fields.refuse("n", &[json!(1), json!(1.0)])?;
@@ -113,6 +101,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::keep_alive::KeepAlive;
 
     fn parse_value(value: Value) -> Result<ChatAsk, ApiError> {
         let Value::Object(map) = value else { panic!("an object") };

@@ -19,12 +19,14 @@ pub(super) struct Answer {
 
 /// One event of a stream. Hot: there is one per token.
 #[derive(Debug, Serialize)]
-pub(super) struct Chunk<'a> {
+struct Chunk<'a> {
     id: &'a str,
     object: &'static str,
     created: u32,
     model: &'a str,
-    choices: &'a [ChunkChoice<'a>],
+    /// None in the chunk with the usage.
+    #[serde(serialize_with = "as_array")]
+    choices: Option<ChunkChoice<'a>>,
     /// Absent unless usage was asked for; then null in every chunk but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<CompletionUsage>>,
@@ -98,7 +100,7 @@ impl Answer {
 
     /// The counts, in a chunk without choices.
     pub(super) fn usage_chunk(&self, finish: &Finish) -> impl Serialize {
-        OwnedChunk { answer: self, choice: None, usage: Some(Some(usage(finish))) }
+        Chunk { usage: Some(Some(usage(finish))), ..self.chunk_of(None) }
     }
 
     fn chunk<'a>(
@@ -106,32 +108,29 @@ impl Answer {
         delta: Delta<'a>,
         finish_reason: Option<&'static str>,
         usage_later: bool,
-    ) -> OwnedChunk<'a> {
-        let choice = Some(ChunkChoice { index: 0, delta, finish_reason });
-        OwnedChunk { answer: self, choice, usage: usage_later.then_some(None) }
+    ) -> Chunk<'a> {
+        let choice = ChunkChoice { index: 0, delta, finish_reason };
+        Chunk { usage: usage_later.then_some(None), ..self.chunk_of(Some(choice)) }
     }
-}
 
-/// A chunk with the one choice that it has, or none.
-#[derive(Debug)]
-struct OwnedChunk<'a> {
-    answer: &'a Answer,
-    choice: Option<ChunkChoice<'a>>,
-    usage: Option<Option<CompletionUsage>>,
-}
-
-impl Serialize for OwnedChunk<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn chunk_of<'a>(&'a self, choices: Option<ChunkChoice<'a>>) -> Chunk<'a> {
         Chunk {
-            id: &self.answer.id,
+            id: &self.id,
             object: "chat.completion.chunk",
-            created: self.answer.created,
-            model: &self.answer.model,
-            choices: self.choice.as_slice(),
-            usage: self.usage.clone(),
+            created: self.created,
+            model: &self.model,
+            choices,
+            usage: None,
         }
-        .serialize(serializer)
     }
+}
+
+#[expect(clippy::ref_option, reason = "serde gives the field as it is")]
+fn as_array<S: serde::Serializer>(
+    choice: &Option<ChunkChoice<'_>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    choice.as_slice().serialize(serializer)
 }
 
 fn usage(finish: &Finish) -> CompletionUsage {

@@ -1,4 +1,4 @@
-//! Processes on Unix: spawned by one thread that never ends, signalled as groups, reaped once.
+//! Processes on Linux: spawned by one thread that never ends, signalled as groups, reaped once.
 
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -51,10 +51,9 @@ impl Spawner {
 
 fn spawn_all(inbox: &Receiver<Job>) {
     while let Ok(job) = inbox.recv() {
-        if let Err(Ok(mut unwanted)) = job.answer.send(spawn(&job.launch)) {
-            // Whoever asked is gone; nobody would ever reap this child.
-            let gone = unwanted.kill().and_then(|()| unwanted.wait());
-            tracing::debug!(?gone, "killed a worker that nobody waits for");
+        if let Err(Ok(unwanted)) = job.answer.send(spawn(&job.launch)) {
+            // Whoever asked is gone.
+            abandon(unwanted);
         }
     }
 }
@@ -72,20 +71,46 @@ fn spawn(launch: &Launch) -> io::Result<std::process::Child> {
         .spawn()
 }
 
+/// Ends and reaps a child that nobody will.
+fn abandon(mut child: std::process::Child) {
+    let _ = killpg(pid_of(child.id()), Signal::SIGKILL);
+    let gone = child.wait();
+    tracing::debug!(?gone, "killed a worker that nobody waits for");
+}
+
 /// Gives the child a thread that reaps it and tasks that read its output.
 fn adopt(mut child: std::process::Child, label: &str) -> io::Result<Child> {
     let pid = child.id();
-    let stdout = child.stdout.take().map(tokio::process::ChildStdout::from_std).transpose()?;
-    let stderr = child.stderr.take().map(tokio::process::ChildStderr::from_std).transpose()?;
-    log::follow(label, stdout, stderr);
+    let stdout = child.stdout.take().map(tokio::process::ChildStdout::from_std);
+    let stderr = child.stderr.take().map(tokio::process::ChildStderr::from_std);
+    let (stdout, stderr) = match (stdout.transpose(), stderr.transpose()) {
+        (Ok(stdout), Ok(stderr)) => (stdout, stderr),
+        (Err(error), _) | (_, Err(error)) => {
+            abandon(child);
+            return Err(error);
+        }
+    };
     let group = Group { state: Arc::new(Mutex::new(GroupState { id: pid_of(pid), alive: true })) };
     let (report, exit) = oneshot::channel();
-    let reaped = group.clone();
-    std::thread::Builder::new().name(format!("reap-{pid}")).spawn(move || {
-        // Nobody may be listening any more, when the gateway is ending.
-        let _ = report.send(reaped.reap(child));
-    })?;
+    // Whatever happens to the thread, the child can be taken back out of here.
+    let shared = Arc::new(Mutex::new(Some(child)));
+    let (reaped, waited) = (group.clone(), Arc::clone(&shared));
+    let reaper = std::thread::Builder::new().name(format!("reap-{pid}")).spawn(move || {
+        if let Some(child) = take(&waited) {
+            // Nobody may be listening any more, when the gateway is ending.
+            let _ = report.send(reaped.reap(child));
+        }
+    });
+    if let Err(error) = reaper {
+        take(&shared).into_iter().for_each(abandon);
+        return Err(error);
+    }
+    log::follow(label, stdout, stderr);
     Ok(Child { pid, signals: Signals::Group(group), exit })
+}
+
+fn take(child: &Mutex<Option<std::process::Child>>) -> Option<std::process::Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 fn pid_of(pid: u32) -> Pid {
@@ -145,7 +170,6 @@ fn exit_of(status: ExitStatus) -> ProcessExit {
 }
 
 /// `/proc/PID/statm`, second number: resident pages.
-#[cfg(target_os = "linux")]
 pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
