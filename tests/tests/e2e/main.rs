@@ -12,6 +12,7 @@ mod ollama;
 mod command_line;
 mod openai_client;
 mod real_model;
+mod gguf;
 
 use hearth_tests::gateway::Home;
 
