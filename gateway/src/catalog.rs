@@ -73,7 +73,7 @@ pub struct CatalogUnavailable;
 /// What the scans so far have told.
 #[derive(Debug, Default)]
 struct Last {
-    scanned_at: Option<Instant>,
+    scan_begun: Option<Instant>,
     /// Of the last scan that succeeded.
     models: Option<Models>,
     /// Why the last scan failed, or what it had to leave out.
@@ -101,23 +101,38 @@ impl Catalog {
     /// # Errors
     /// [`CatalogUnavailable`] if no scan has succeeded yet.
     pub async fn models(&self) -> Result<Models, CatalogUnavailable> {
+        self.scan_unless(|begun| begun.elapsed() < FRESH_FOR).await
+    }
+
+    /// The model of this name, if there is one at this moment: a model that was put there just
+    /// before the request is found.
+    ///
+    /// # Errors
+    /// As [`Catalog::models`].
+    pub async fn find(&self, name: &ModelName) -> Result<Option<Arc<Model>>, CatalogUnavailable> {
+        let asked = Instant::now();
+        if let Some(model) = self.models().await?.get(name) {
+            return Ok(Some(Arc::clone(model)));
+        }
+        // What others asked to be scanned meanwhile serves all who miss something.
+        let models = self.scan_unless(|begun| begun >= asked).await?;
+        Ok(models.get(name).cloned())
+    }
+
+    async fn scan_unless(
+        &self,
+        is_fresh: impl Fn(Instant) -> bool,
+    ) -> Result<Models, CatalogUnavailable> {
         // Held across the scan on purpose: whoever asks meanwhile wants the same answer.
         let mut last = self.last.lock().await;
-        if last.scanned_at.is_none_or(|at| at.elapsed() >= FRESH_FOR) {
+        if !last.scan_begun.is_some_and(is_fresh) {
+            last.scan_begun = Some(Instant::now());
             let root = self.root.clone();
             let scanned = tokio::task::spawn_blocking(move || scan::scan(&root)).await;
             let scanned = scanned.map_err(std::io::Error::other).flatten();
             last.take(&self.root, scanned);
         }
         last.models.clone().ok_or(CatalogUnavailable)
-    }
-
-    /// The model of this name, if there is one.
-    ///
-    /// # Errors
-    /// As [`Catalog::models`].
-    pub async fn find(&self, name: &ModelName) -> Result<Option<Arc<Model>>, CatalogUnavailable> {
-        Ok(self.models().await?.get(name).cloned())
     }
 }
 
@@ -135,7 +150,6 @@ impl Last {
             tracing::warn!("{problem}");
         }
         self.problems = problems;
-        self.scanned_at = Some(Instant::now());
     }
 }
 

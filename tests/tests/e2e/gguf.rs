@@ -22,10 +22,15 @@ fn golden_cases(name: &str) -> Vec<Value> {
     golden["cases"].as_array().unwrap().clone()
 }
 
-/// Puts a file into `models/`, as a user's `cp` would, and waits until it is seen there: what a scan
-/// found is believed for a moment.
-async fn add(gateway: &Gateway, name: &str, bytes: &[u8]) {
+/// Puts a file into `models/`, as a user's `cp` would.
+fn put(gateway: &Gateway, name: &str, bytes: &[u8]) {
     std::fs::write(gateway.home().join(format!("models/{name}.gguf")), bytes).unwrap();
+}
+
+/// Puts a file in the place of another, and waits until it is seen: what a scan found is believed
+/// for a moment.
+async fn replace(gateway: &Gateway, name: &str, bytes: &[u8]) {
+    put(gateway, name, bytes);
     patiently("the file to be listed", async {
         while tag(gateway, name).await["size"] != bytes.len() {
             tokio::task::yield_now().await;
@@ -107,7 +112,7 @@ async fn a_gguf_file_copied_in_while_it_runs_answers_as_its_golden_does() {
         let cases = golden_cases(file);
         let answer = ask(&gateway, &cases[0]["messages"], 1, false).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
-        add(&gateway, "tiny", &bytes(file)).await;
+        put(&gateway, "tiny", &bytes(file));
         assert!(cases.len() >= 3, "{file}");
         for case in &cases {
             answers_streamed_as_whole(&gateway, case).await;
@@ -132,7 +137,7 @@ async fn a_gguf_file_cut_short_is_refused_and_served_once_it_is_whole() {
         (whole.len() / 2, "tensor `blk.0.ffn_down.weight`: its 8704 bytes"),
         (2000, "a metadata array says 512 entries, but 1281 bytes are left"),
     ] {
-        add(&gateway, "tiny", &whole[..kept]).await;
+        replace(&gateway, "tiny", &whole[..kept]).await;
         let answer = gateway.chat("tiny", json!({})).await;
         assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{kept}");
         assert_eq!(answer.headers["x-should-retry"], "false", "{kept}");
@@ -140,7 +145,7 @@ async fn a_gguf_file_cut_short_is_refused_and_served_once_it_is_whole() {
         assert_eq!(error["code"], "model_load_failed", "{kept}");
         assert!(error["message"].as_str().unwrap().contains(what), "{kept}: {error}");
     }
-    add(&gateway, "tiny", &whole).await;
+    replace(&gateway, "tiny", &whole).await;
     let answer = gateway.chat("tiny", json!({"max_tokens": 1})).await;
     assert_eq!(answer.status, StatusCode::OK);
 }
@@ -169,7 +174,7 @@ async fn listings_say_what_a_gguf_file_is() {
 #[tokio::test]
 async fn keep_alive_0_gives_the_process_of_a_gguf_model_back() {
     let gateway = gateway_without_models().await;
-    add(&gateway, "tiny", &bytes("tiny-llama-q4_0")).await;
+    put(&gateway, "tiny", &bytes("tiny-llama-q4_0"));
     let load = json!({"model": "tiny", "keep_alive": -1});
     let loaded = gateway.post("/api/generate", &load).await.json().await;
     assert_eq!((&loaded["done"], &loaded["done_reason"]), (&json!(true), &json!("load")));
