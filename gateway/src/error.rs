@@ -1,9 +1,11 @@
 //! Every failure that a client can see: its status, its words, and its two shapes.
 //!
-//! The only file with status codes of failures, but for those of `guard.rs`, which stand beside the
-//! checks they answer. OpenAI's clients read `error.message`, `type`,
+//! What each failure looks like is one row in `error/table.rs`; the door's own stand beside the
+//! checks in `guard.rs`. OpenAI's clients read `error.message`, `type`,
 //! `param` and `code`, all four always there; Ollama's read `error` as a text. Both retry on 429
 //! and 5xx unless `x-should-retry` says otherwise, and give up on a `retry-after` above 120 s.
+
+mod table;
 
 use std::time::Duration;
 
@@ -132,194 +134,40 @@ impl ApiError {
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        match self {
-            Self::Invalid { .. } | Self::NotJson(_) | Self::BodyBroken(_) => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::UnknownModel { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
-            Self::Catalog(_) | Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Guard { status, .. } => *status,
-            Self::BodyTooLarge { .. } | Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::Refused { refusal, .. } => match refusal {
-                Refusal::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
-                Refusal::WaitedTooLong { .. } => StatusCode::GATEWAY_TIMEOUT,
-                Refusal::LoadFailed(_) => StatusCode::BAD_GATEWAY,
-                Refusal::BackingOff { .. } | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            },
-            Self::Worker(failure) => match failure {
-                RequestFailure::ContextOverflow { .. }
-                | RequestFailure::Template { .. }
-                | RequestFailure::NoTemplate
-                | RequestFailure::Invalid { .. } => StatusCode::BAD_REQUEST,
-                RequestFailure::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            },
-            Self::Lost(_) => StatusCode::BAD_GATEWAY,
-        }
-    }
-
-    /// OpenAI's `code`.
-    fn code(&self) -> Option<&'static str> {
-        match self {
-            Self::Invalid { .. } | Self::BodyBroken(_) => None,
-            Self::NotJson(_) => Some("invalid_json"),
-            Self::UnknownModel { .. } => Some("model_not_found"),
-            Self::Catalog(_) => Some("catalog_unavailable"),
-            Self::Crowded => Some("server_busy"),
-            Self::NotFound { .. } => Some("not_found"),
-            Self::MethodNotAllowed { .. } => Some("method_not_allowed"),
-            Self::Guard { code, .. } => Some(code),
-            Self::BodyTooLarge { .. } | Self::TooLarge(_) => Some("request_too_large"),
-            Self::BodyTooSlow(_) => Some("request_timeout"),
-            Self::Refused { refusal, .. } => Some(match refusal {
-                Refusal::QueueFull { .. } => "queue_full",
-                Refusal::WaitedTooLong { .. } => "queue_timeout",
-                Refusal::LoadFailed(_) => "model_load_failed",
-                Refusal::BackingOff { .. } => "model_backing_off",
-                Refusal::Draining => "shutting_down",
-            }),
-            Self::Worker(failure) => match failure {
-                RequestFailure::ContextOverflow { .. } => Some("context_length_exceeded"),
-                RequestFailure::Template { .. } => Some("chat_template_error"),
-                RequestFailure::NoTemplate => Some("no_chat_template"),
-                RequestFailure::Invalid { .. } => None,
-                RequestFailure::Engine { .. } => Some("engine_error"),
-            },
-            Self::Lost(Loss::WorkerGone) => Some("worker_exited"),
-            Self::Lost(Loss::TooSlow) => Some("client_too_slow"),
-        }
-    }
-
-    /// OpenAI's `type`, which follows the status.
-    fn kind(&self) -> &'static str {
-        match self.status() {
-            StatusCode::UNAUTHORIZED => "authentication_error",
-            StatusCode::FORBIDDEN => "permission_error",
-            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
-            status if status.is_client_error() => "invalid_request_error",
-            _ => "server_error",
-        }
-    }
-
-    /// OpenAI's `param`.
-    fn param(&self) -> Option<&str> {
-        match self {
-            Self::Invalid { param, .. } => param.as_deref(),
-            Self::UnknownModel { .. } => Some("model"),
-            Self::Worker(
-                RequestFailure::ContextOverflow { .. } | RequestFailure::Template { .. },
-            ) => Some("messages"),
-            Self::Worker(
-                RequestFailure::NoTemplate
-                | RequestFailure::Invalid { .. }
-                | RequestFailure::Engine { .. },
-            ) => None,
-            Self::NotJson(_)
-            | Self::Catalog(_)
-            | Self::NotFound { .. }
-            | Self::MethodNotAllowed { .. }
-            | Self::Guard { .. }
-            | Self::BodyTooLarge { .. }
-            | Self::BodyTooSlow(_)
-            | Self::Crowded
-            | Self::BodyBroken(_)
-            | Self::Refused { .. }
-            | Self::Lost(_)
-            | Self::TooLarge(_) => None,
-        }
+        self.row().status
     }
 
     /// When another try is worth it; `None` says nothing.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Refused { refusal, .. } => match refusal {
-                Refusal::QueueFull { retry_after, .. }
-                | Refusal::BackingOff { retry_after, .. } => Some(*retry_after),
-                Refusal::Draining => Some(Duration::from_secs(1)),
-                Refusal::WaitedTooLong { .. } | Refusal::LoadFailed(_) => None,
-            },
-            Self::Catalog(_) | Self::Crowded => Some(Duration::from_secs(1)),
-            Self::Invalid { .. }
-            | Self::NotJson(_)
-            | Self::UnknownModel { .. }
-            | Self::NotFound { .. }
-            | Self::MethodNotAllowed { .. }
-            | Self::Guard { .. }
-            | Self::BodyTooLarge { .. }
-            | Self::BodyTooSlow(_)
-            | Self::BodyBroken(_)
-            | Self::Worker(_)
-            | Self::Lost(_)
-            | Self::TooLarge(_) => None,
-        }
+        self.row().retry_after
     }
 
     /// Whether clients should retry by themselves; `None` leaves it to them.
     #[must_use]
     pub fn should_retry(&self) -> Option<bool> {
-        match self {
-            Self::Refused { refusal, .. } => match refusal {
-                Refusal::LoadFailed(failure) => failure.repeats().then_some(false),
-                Refusal::QueueFull { .. }
-                | Refusal::WaitedTooLong { .. }
-                | Refusal::BackingOff { .. }
-                | Refusal::Draining => None,
-            },
-            Self::Invalid { .. }
-            | Self::NotJson(_)
-            | Self::UnknownModel { .. }
-            | Self::NotFound { .. }
-            | Self::MethodNotAllowed { .. }
-            | Self::Guard { .. }
-            | Self::BodyTooLarge { .. }
-            | Self::BodyTooSlow(_)
-            | Self::BodyBroken(_)
-            | Self::Catalog(_)
-            | Self::Crowded
-            | Self::Worker(_)
-            | Self::Lost(_)
-            | Self::TooLarge(_) => None,
-        }
+        let in_vain = matches!(
+            self,
+            Self::Refused { refusal: Refusal::LoadFailed(failure), .. } if failure.repeats()
+        );
+        in_vain.then_some(false)
     }
 
     /// How the request counts.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        match self {
-            Self::Refused { .. } | Self::Catalog(_) | Self::Crowded => Outcome::Refused,
-            Self::Worker(RequestFailure::Engine { .. }) | Self::Lost(Loss::WorkerGone) => {
-                Outcome::Failed
-            }
-            Self::Lost(Loss::TooSlow) => Outcome::Cancelled,
-            Self::Worker(
-                RequestFailure::ContextOverflow { .. }
-                | RequestFailure::Template { .. }
-                | RequestFailure::NoTemplate
-                | RequestFailure::Invalid { .. },
-            ) => Outcome::Invalid,
-            Self::Invalid { .. }
-            | Self::NotJson(_)
-            | Self::UnknownModel { .. }
-            | Self::NotFound { .. }
-            | Self::MethodNotAllowed { .. }
-            | Self::Guard { .. }
-            | Self::BodyTooLarge { .. }
-            | Self::BodyTooSlow(_)
-            | Self::BodyBroken(_)
-            | Self::TooLarge(_) => Outcome::Invalid,
-        }
+        self.row().outcome
     }
 
     /// The body on `/v1`, also what a stream that fails in the middle ends with.
     #[must_use]
     pub fn openai_body(&self) -> Value {
+        let row = self.row();
         json!({ "error": {
             "message": self.to_string(),
-            "type": self.kind(),
-            "param": self.param(),
-            "code": self.code(),
+            "type": kind(row.status),
+            "param": row.param,
+            "code": row.code,
         }})
     }
 
@@ -327,6 +175,17 @@ impl ApiError {
     #[must_use]
     pub fn ollama_body(&self) -> Value {
         json!({ "error": self.to_string() })
+    }
+}
+
+/// OpenAI's `type`, which follows the status.
+fn kind(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "authentication_error",
+        StatusCode::FORBIDDEN => "permission_error",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+        status if status.is_client_error() => "invalid_request_error",
+        _ => "server_error",
     }
 }
 

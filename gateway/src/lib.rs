@@ -2,7 +2,7 @@
 //!
 //! A request walks through the modules in this order. `server` accepts it, `guard` refuses
 //! strangers, `route` picks the endpoint; `openai` or `ollama` parses it into one shared request,
-//! with the help of `fields` and `messages`. `generation` looks the model up in the `catalog`,
+//! with the help of `fields`, `messages` and `sampling`. `generation` looks the model up in the `catalog`,
 //! gets a lease from the `fleet` and sends it; the fleet starts, keeps and ends the worker
 //! processes. What comes back is written by the dialect through `stream`. Whatever goes wrong on
 //! the way becomes an answer in `error`, and `metrics` counts it all.
@@ -21,6 +21,7 @@ pub mod guard;
 pub mod route;
 pub mod fields;
 pub mod messages;
+pub mod sampling;
 pub mod openai;
 pub mod ollama;
 pub mod generation;

@@ -5,4 +5,3 @@
 
 pub mod chat;
 pub mod models;
-mod sampling;

@@ -178,18 +178,23 @@ pub struct Sampling {
     pub seed: Option<u64>,
 }
 
+impl Sampling {
+    /// Changes nothing: plain sampling from the model's own distribution.
+    pub const NEUTRAL: Self = Self {
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: None,
+    };
+}
+
 impl Default for Sampling {
     fn default() -> Self {
-        Self {
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            seed: None,
-        }
+        Self::NEUTRAL
     }
 }
 

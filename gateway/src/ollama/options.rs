@@ -6,8 +6,16 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Ask;
+use crate::sampling::{self, Spelling};
 
 const STOP_MAX: usize = 64;
+
+/// Ollama's fields and defaults.
+const SPELLING: Spelling = Spelling {
+    repetition_penalty: "repeat_penalty",
+    temperature_max: 10.0,
+    defaults: Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, ..Sampling::NEUTRAL },
+};
 
 /// How a request wants its answer made.
 #[derive(Debug)]
@@ -37,26 +45,11 @@ pub(super) fn refuse_what_is_not_served(fields: Fields<'_>) -> Result<(), ApiErr
 
 /// `options`, on top of Ollama's defaults.
 pub(super) fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
-    let defaults = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, ..Sampling::default() };
     let empty = serde_json::Map::new();
     let given = fields.object("options", "options.")?.unwrap_or(Fields::new(&empty));
-    let sampling = Sampling {
-        repetition_penalty: given
-            .number("repeat_penalty", 0.01..=10.0)?
-            .unwrap_or(defaults.repetition_penalty),
-        presence_penalty: given
-            .number("presence_penalty", -2.0..=2.0)?
-            .unwrap_or(defaults.presence_penalty),
-        frequency_penalty: given
-            .number("frequency_penalty", -2.0..=2.0)?
-            .unwrap_or(defaults.frequency_penalty),
-        temperature: given.number("temperature", 0.0..=10.0)?.unwrap_or(defaults.temperature),
-        top_k: given.count("top_k")?.unwrap_or(defaults.top_k),
-        top_p: given.number("top_p", 0.0..=1.0)?.unwrap_or(defaults.top_p),
-        min_p: given.number("min_p", 0.0..=1.0)?.unwrap_or(defaults.min_p),
-        // -1 is "random", as absent is.
-        seed: given.integer("seed")?.filter(|seed| *seed != -1).map(i64::cast_unsigned),
-    };
+    let mut sampling = sampling::read(given, SPELLING)?;
+    // -1 is "random", as absent is.
+    sampling.seed = sampling.seed.filter(|seed| *seed != u64::MAX);
     Ok(Options {
         sampling,
         stop: given.texts("stop", STOP_MAX)?,

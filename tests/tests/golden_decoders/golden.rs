@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hearth_shared::protocol::{ExecutionProvider, FinishReason, JsonText, LoadSpec, Prompt};
+use hearth_tests::gateway::runtime_library;
 use hearth_worker::{Loaded, load};
 use serde::Deserialize;
 use serde_json::Value;
@@ -62,24 +63,10 @@ pub(crate) fn golden(name: &str) -> Golden {
     serde_json::from_str(&text).unwrap()
 }
 
-/// ONNX Runtime, where `scripts/setup` puts it.
-#[expect(clippy::disallowed_methods, reason = "a test finds the runtime where the gateway would")]
-pub(crate) fn runtime_library() -> String {
-    let home = match std::env::var("HEARTH_HOME") {
-        Ok(home) => PathBuf::from(home),
-        Err(_) => PathBuf::from(std::env::var("HOME").unwrap()).join(".local/share/hearth"),
-    };
-    let library = home.join("runtime/libonnxruntime.so");
-    match library.canonicalize() {
-        Ok(path) => path.to_str().unwrap().to_owned(),
-        Err(error) => panic!("{}: {error}; run `scripts/setup` first", library.display()),
-    }
-}
-
 pub(crate) fn spec(model: &Path) -> LoadSpec {
     LoadSpec {
         model_path: model.to_str().unwrap().to_owned(),
-        runtime_library: runtime_library(),
+        runtime_library: runtime_library().to_str().unwrap().to_owned(),
         execution_provider: ExecutionProvider::Auto,
         threads: Some(1),
         context_length: None,

@@ -3,7 +3,7 @@
 //! Every field that OpenAI documents is honoured, accepted because ignoring it changes nothing a
 //! client could see, or refused by its name. None is dropped in silence.
 
-use hearth_shared::protocol::{JsonText, Prompt};
+use hearth_shared::protocol::{JsonText, Prompt, Sampling};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
@@ -11,10 +11,17 @@ use crate::fields::Fields;
 use crate::fleet::GenerateBody;
 use crate::generation::Ask;
 use crate::messages;
-use crate::openai::sampling::sampling;
+use crate::sampling::{self, Spelling};
 
 /// More stop texts than OpenAI takes, because others take more.
 const STOP_MAX: usize = 16;
+
+/// OpenAI's fields, and those that vLLM and others added.
+const SPELLING: Spelling = Spelling {
+    repetition_penalty: "repetition_penalty",
+    temperature_max: 2.0,
+    defaults: Sampling::NEUTRAL,
+};
 
 /// What a client wants.
 #[derive(Debug)]
@@ -65,7 +72,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
     let messages = Value::Array(messages::normalise(messages)?);
     let body = GenerateBody {
         prompt: Prompt::Chat { messages: JsonText(messages.to_string()), tools: None },
-        sampling: sampling(fields)?,
+        sampling: sampling::read(fields, SPELLING)?,
         stop: fields.texts("stop", STOP_MAX)?,
         max_tokens,
     };

@@ -1,0 +1,117 @@
+//! One row for each failure: its status, its code, and what a client may do about it. Pure.
+
+use std::time::Duration;
+
+use hearth_shared::protocol::RequestFailure;
+use hyper::StatusCode;
+
+use super::ApiError;
+use crate::fleet::{Loss, Refusal};
+use crate::metrics::Outcome;
+
+/// How one failure looks from outside.
+pub(super) struct Row<'a> {
+    pub(super) status: StatusCode,
+    /// OpenAI's `code`.
+    pub(super) code: Option<&'a str>,
+    /// OpenAI's `param`.
+    pub(super) param: Option<&'a str>,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) outcome: Outcome,
+}
+
+/// What will be better in a moment, we don't know when.
+const SOON: Option<Duration> = Some(Duration::from_secs(1));
+
+impl<'a> Row<'a> {
+    fn new(status: StatusCode, code: &'a str, outcome: Outcome) -> Self {
+        Self { status, code: Some(code), param: None, retry_after: None, outcome }
+    }
+
+    /// The client's mistake.
+    fn invalid(status: StatusCode, code: &'a str) -> Self {
+        Self::new(status, code, Outcome::Invalid)
+    }
+
+    /// A mistake that OpenAI has no code for.
+    fn wrong(param: Option<&'a str>) -> Self {
+        let status = StatusCode::BAD_REQUEST;
+        Self { status, code: None, param, retry_after: None, outcome: Outcome::Invalid }
+    }
+
+    fn refused(status: StatusCode, code: &'a str, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..Self::new(status, code, Outcome::Refused) }
+    }
+
+    fn about(self, param: &'a str) -> Self {
+        Self { param: Some(param), ..self }
+    }
+}
+
+impl ApiError {
+    pub(super) fn row(&self) -> Row<'_> {
+        match self {
+            Self::Invalid { param, .. } => Row::wrong(param.as_deref()),
+            Self::BodyBroken(_) => Row::wrong(None),
+            Self::NotJson(_) => Row::invalid(StatusCode::BAD_REQUEST, "invalid_json"),
+            Self::UnknownModel { .. } => {
+                Row::invalid(StatusCode::NOT_FOUND, "model_not_found").about("model")
+            }
+            Self::NotFound { .. } => Row::invalid(StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed { .. } => {
+                Row::invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed")
+            }
+            Self::Guard { status, code, .. } => Row::invalid(*status, code),
+            Self::BodyTooLarge { .. } | Self::TooLarge(_) => {
+                Row::invalid(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large")
+            }
+            Self::BodyTooSlow(_) => Row::invalid(StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::Catalog(_) => {
+                Row::refused(StatusCode::SERVICE_UNAVAILABLE, "catalog_unavailable", SOON)
+            }
+            Self::Crowded => Row::refused(StatusCode::SERVICE_UNAVAILABLE, "server_busy", SOON),
+            Self::Refused { refusal, .. } => of_refusal(refusal),
+            Self::Worker(failure) => of_request_failure(failure),
+            Self::Lost(Loss::WorkerGone) => {
+                Row::new(StatusCode::BAD_GATEWAY, "worker_exited", Outcome::Failed)
+            }
+            Self::Lost(Loss::TooSlow) => {
+                Row::new(StatusCode::BAD_GATEWAY, "client_too_slow", Outcome::Cancelled)
+            }
+        }
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> Row<'static> {
+    match refusal {
+        Refusal::QueueFull { retry_after, .. } => {
+            Row::refused(StatusCode::TOO_MANY_REQUESTS, "queue_full", Some(*retry_after))
+        }
+        Refusal::WaitedTooLong { .. } => {
+            Row::refused(StatusCode::GATEWAY_TIMEOUT, "queue_timeout", None)
+        }
+        Refusal::LoadFailed(_) => Row::refused(StatusCode::BAD_GATEWAY, "model_load_failed", None),
+        Refusal::BackingOff { retry_after, .. } => {
+            let retry_after = Some(*retry_after);
+            Row::refused(StatusCode::SERVICE_UNAVAILABLE, "model_backing_off", retry_after)
+        }
+        Refusal::Draining => Row::refused(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", SOON),
+    }
+}
+
+fn of_request_failure(failure: &RequestFailure) -> Row<'static> {
+    let bad = StatusCode::BAD_REQUEST;
+    match failure {
+        RequestFailure::ContextOverflow { .. } => {
+            Row::invalid(bad, "context_length_exceeded").about("messages")
+        }
+        RequestFailure::Template { .. } => {
+            Row::invalid(bad, "chat_template_error").about("messages")
+        }
+        RequestFailure::NoTemplate => Row::invalid(bad, "no_chat_template"),
+        RequestFailure::Invalid { .. } => Row::wrong(None),
+        RequestFailure::Engine { .. } => {
+            Row::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", Outcome::Failed)
+        }
+    }
+}
