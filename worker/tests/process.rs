@@ -208,12 +208,14 @@ fn a_request_is_answered_and_a_shutdown_ends_the_worker() {
 #[test]
 fn pings_are_answered_while_the_model_runs_and_show_that_it_does() {
     let mut worker = Worker::loaded();
-    worker.send(&generate(1, 400));
     let mut last_progress = 0;
     for nonce in 0..5 {
-        // Two steps in between: the first may have been counted before the last pong.
+        // Each round brings work of its own: the last round's may be over before anybody looks.
+        let id = nonce + 1;
+        worker.send(&generate(id, 400));
+        // Two steps: the first has been counted when the second one's news are sent.
         for _ in 0..2 {
-            worker.wait_for(|message| is_news_of(message, 1));
+            worker.wait_for(|message| is_news_of(message, id));
         }
         worker.send(&ToWorker::Ping { nonce });
         let (pong, _) = worker.wait_for(|message| matches!(message, FromWorker::Pong { .. }));
