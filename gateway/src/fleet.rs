@@ -315,6 +315,16 @@ impl FleetTask {
             }
             Report::Loaded { worker, link, card } => {
                 if let Some(crew) = self.crew.get_mut(&worker) {
+                    tracing::info!(
+                        model = %crew.model.name,
+                        worker = %worker,
+                        architecture = card.architecture,
+                        provider = card.execution_provider.as_str(),
+                        context_length = card.context_length,
+                        slots = card.slots,
+                        runtime = card.runtime_version,
+                        "worker ready"
+                    );
                     let at = jiff::Timestamp::now();
                     crew.loaded = Some(Loaded { link, card: Arc::new(*card), at });
                 }

@@ -107,6 +107,8 @@ async fn accept(
         matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
     if !of_one_client {
         tracing::warn!(%error, "can't accept a connection; resting");
+        // Without an event to wait for when another process holds what is missing. A connection of
+        // our own that ends cuts the rest short, because it has freed a socket.
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
     None

@@ -119,7 +119,7 @@ impl WorkerState {
             Self::Idle { expires_at, .. } => *expires_at,
             Self::Stopping { kill_at, .. } => *kill_at,
             Self::Failed { retry: Retry::At(at) } => Some(*at),
-            Self::Failed { retry: Retry::WhenFilesChange(_) } => None,
+            Self::Failed { retry: Retry::WhenFilesChange } => None,
         }
     }
 }
@@ -129,8 +129,8 @@ impl WorkerState {
 pub enum Retry {
     /// At this instant.
     At(Instant),
-    /// Not before the model's files differ from this fingerprint: the failure would repeat.
-    WhenFilesChange(String),
+    /// Not before the model's files differ: the failure would repeat.
+    WhenFilesChange,
 }
 
 /// Why a worker was told to go.

@@ -19,7 +19,7 @@ impl Model {
     pub(super) fn back_off(&mut self, failure: WorkerFailure, step: &mut Step<'_>) {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let retry = if failure.repeats() {
-            Some(Retry::WhenFilesChange(self.fingerprint.clone()))
+            Some(Retry::WhenFilesChange)
         } else {
             backoff(self.failures_in_a_row).map(|pause| Retry::At(step.now + pause))
         };
@@ -57,7 +57,7 @@ impl Model {
                 failure,
                 retry_after: at.saturating_duration_since(now).max(Duration::from_secs(1)),
             },
-            Retry::WhenFilesChange(_) => Refusal::LoadFailed(failure),
+            Retry::WhenFilesChange => Refusal::LoadFailed(failure),
         })
     }
 

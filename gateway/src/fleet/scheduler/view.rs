@@ -78,7 +78,7 @@ impl PhaseView {
             WorkerState::Idle { expires_at, .. } => (0, None, NextView::At(*expires_at)),
             WorkerState::Stopping { .. } => (0, None, NextView::Leaving),
             WorkerState::Failed { retry: Retry::At(at) } => (0, None, NextView::Retry(Some(*at))),
-            WorkerState::Failed { retry: Retry::WhenFilesChange(_) } => {
+            WorkerState::Failed { retry: Retry::WhenFilesChange } => {
                 (0, None, NextView::Retry(None))
             }
         };
