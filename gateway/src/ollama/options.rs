@@ -10,12 +10,8 @@ use crate::sampling::{self, Spelling};
 
 const STOP_MAX: usize = 64;
 
-/// Ollama's fields and defaults.
-const SPELLING: Spelling = Spelling {
-    repetition_penalty: "repeat_penalty",
-    temperature_max: 10.0,
-    defaults: Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, ..Sampling::NEUTRAL },
-};
+/// Ollama's fields.
+const SPELLING: Spelling = Spelling { repetition_penalty: "repeat_penalty", temperature_max: 10.0 };
 
 /// How a request wants its answer made.
 #[derive(Debug)]

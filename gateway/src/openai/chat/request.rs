@@ -3,7 +3,7 @@
 //! Every field that OpenAI documents is honoured, accepted because ignoring it changes nothing a
 //! client could see, or refused by its name. None is dropped in silence.
 
-use hearth_shared::protocol::{JsonText, Prompt, Sampling};
+use hearth_shared::protocol::{JsonText, Prompt};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
@@ -17,11 +17,8 @@ use crate::sampling::{self, Spelling};
 const STOP_MAX: usize = 16;
 
 /// OpenAI's fields, and those that vLLM and others added.
-const SPELLING: Spelling = Spelling {
-    repetition_penalty: "repetition_penalty",
-    temperature_max: 2.0,
-    defaults: Sampling::NEUTRAL,
-};
+const SPELLING: Spelling =
+    Spelling { repetition_penalty: "repetition_penalty", temperature_max: 2.0 };
 
 /// What a client wants.
 #[derive(Debug)]
@@ -157,6 +154,16 @@ mod tests {
                 tools: None
             }
         );
+    }
+
+    #[test]
+    fn what_is_not_said_of_sampling_suits_small_models_and_what_is_said_holds() {
+        let of = |extra| {
+            let sampling = request(extra).unwrap().body.sampling;
+            (sampling.temperature, sampling.top_k, sampling.top_p)
+        };
+        assert_eq!(of(json!({})), (0.8, 40, 0.9));
+        assert_eq!(of(json!({"temperature": 1, "top_k": -1, "top_p": 1})), (1.0, 0, 1.0));
     }
 
     #[test]
