@@ -116,7 +116,9 @@ fn describe(failure: &RequestFailure) -> String {
             format!("the model's chat template refused the messages: {message}")
         }
         RequestFailure::NoTemplate => "the model has no chat template, so it can't chat".to_owned(),
-        RequestFailure::Invalid { message } => message.clone(),
+        RequestFailure::Unsupported { message }
+        | RequestFailure::Constraint { message }
+        | RequestFailure::Invalid { message } => message.clone(),
         // What the engine says can name paths and pointers; it is in the log.
         RequestFailure::Engine { .. } => {
             "the model failed on this request; the server's log says how".to_owned()

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::{LoadSpec, ModelCard};
+use hearth_shared::protocol::{LoadSpec, ModelCard, Work};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use self::child::Spawner;
 use self::life::{Life, ORDERS_MAX, Order, Report};
 use self::link::Link;
-pub use self::link::{GenerateBody, Loss, Replies, Reply, SendError};
+pub use self::link::{Loss, Replies, Reply, SendError};
 use self::place::Place;
 use self::scheduler::{Effect, Event, Scheduler, Wants, WorkerNews};
 pub use self::scheduler::{Refusal, Rules};
@@ -96,8 +96,8 @@ impl Lease {
     ///
     /// # Cancel safety
     /// Safe: dropping the future cancels the request.
-    pub async fn generate(self, body: GenerateBody) -> Result<Replies, SendError> {
-        self.link.generate(body, self.place).await
+    pub async fn send(self, work: Work) -> Result<Replies, SendError> {
+        self.link.send(work, self.place).await
     }
 }
 

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::{Finish, News};
+use hearth_shared::protocol::{Finish, Generate, News, Part, Work};
 use tokio::time::Instant;
 
 use crate::catalog::{Catalog, Model};
 use crate::error::ApiError;
-use crate::fleet::{Fleet, GenerateBody, Loss, Replies, Reply, SendError};
+use crate::fleet::{Fleet, Loss, Replies, Reply, SendError};
 use crate::keep_alive::KeepAlive;
 use crate::metrics::RequestMeter;
 
@@ -79,7 +79,7 @@ impl Generation {
         fleet: &Fleet,
         model: &Arc<Model>,
         keep_alive: Option<KeepAlive>,
-        body: GenerateBody,
+        body: Generate,
         mut meter: RequestMeter,
     ) -> Result<Self, ApiError> {
         meter.set_model(&model.name);
@@ -104,12 +104,16 @@ impl Generation {
             None => next_news(&mut self.replies).await,
         };
         match news {
-            Ok(News { text, tokens, finish, .. }) => {
+            Ok(News { parts, tokens, finish, .. }) => {
                 self.meter.tokens(tokens);
                 if let Some(finish) = &finish {
                     self.meter.finished(finish.prompt_tokens, finish.completion_tokens);
                 }
-                Ok(Piece { text, finish })
+                let texts = parts.into_iter().filter_map(|part| match part {
+                    Part::Text(text) => Some(text),
+                    Part::Reasoning(_) | Part::ToolCall { .. } | Part::ToolArguments { .. } => None,
+                });
+                Ok(Piece { text: texts.collect(), finish })
             }
             Err(error) => self.meter.check(Err(error)),
         }
@@ -141,14 +145,14 @@ async fn try_once(
     fleet: &Fleet,
     model: &Arc<Model>,
     keep_alive: Option<KeepAlive>,
-    body: GenerateBody,
+    body: Generate,
     meter: &mut RequestMeter,
 ) -> Result<(Replies, News), ApiError> {
     let lease = fleet.acquire(model, keep_alive).await;
     let lease =
         lease.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?;
     meter.leased();
-    let mut replies = lease.generate(body).await.map_err(|error| match error {
+    let mut replies = lease.send(Work::Generate(body)).await.map_err(|error| match error {
         SendError::Lost => ApiError::Lost(Loss::WorkerGone),
         SendError::Encode(error) => ApiError::TooLarge(error),
     })?;
@@ -157,7 +161,7 @@ async fn try_once(
     loop {
         let mut news = next_news(&mut replies).await?;
         tokens += news.tokens;
-        if !news.text.is_empty() || news.finish.is_some() {
+        if !news.parts.is_empty() || news.finish.is_some() {
             news.tokens = tokens;
             return Ok((replies, news));
         }
@@ -171,6 +175,7 @@ async fn next_news(replies: &mut Replies) -> Result<News, ApiError> {
             tracing::info!(?failure, "a worker refused a request or failed on it");
             Err(ApiError::Worker(failure))
         }
+        Ok(other) => unreachable!("the link lets no {other:?} through to a generation"),
         Err(loss) => Err(ApiError::Lost(loss)),
     }
 }

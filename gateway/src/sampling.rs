@@ -42,6 +42,7 @@ pub fn read(fields: Fields<'_>, spelling: Spelling) -> Result<Sampling, ApiError
         },
         top_p: number("top_p", 0.0..=1.0, DEFAULTS.top_p)?,
         min_p: number("min_p", 0.0..=1.0, DEFAULTS.min_p)?,
+        typical_p: number("typical_p", 0.0..=1.0, DEFAULTS.typical_p)?,
         // Any 64 bits are a seed; negative ones are too.
         seed: fields.integer("seed")?.map(i64::cast_unsigned),
     })

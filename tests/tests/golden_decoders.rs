@@ -14,8 +14,8 @@ use std::path::Path;
 
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    ExecutionProvider, FinishReason, JsonText, LoadFailure, LoadFailureKind, LoadSpec, Prompt,
-    RequestFailure, Sampling,
+    Chat, ExecutionProvider, FinishReason, JsonText, LoadFailure, LoadFailureKind, LoadSpec,
+    Prompt, RequestFailure, Sampling,
 };
 use hearth_worker::load;
 
@@ -31,7 +31,7 @@ fn every_case_alone(name: &str) {
     for (id, case) in (0..).zip(&golden.cases) {
         let text = driver.preparer.prompt_text(&case.prompt()).unwrap();
         assert_eq!(text, case.prompt, "{}: prompt", case.name);
-        let prepared = driver.preparer.prepare(case_request(id, case)).unwrap();
+        let prepared = driver.preparer.prepare(RequestId(id), case_request(case)).unwrap();
         assert_eq!(prepared.prompt_ids(), case.prompt_ids, "{}: prompt ids", case.name);
         driver.engine.admit(prepared).unwrap();
         driver.finish();
@@ -45,7 +45,7 @@ fn every_case_together(name: &str, prefill_tokens: usize) {
     let mut driver = Driver::new(load_fixture(name));
     driver.engine.limit_prefill(prefill_tokens);
     for (id, case) in (0..).zip(&golden.cases) {
-        driver.admit(case_request(id, case));
+        driver.admit(id, case_request(case));
         for _ in 0..id % 4 * 5 {
             driver.tick();
         }
@@ -98,7 +98,7 @@ fn a_cancelled_request_is_not_heard_of_again_and_leaves_the_others_right() {
     for stage in 0..8 {
         let mut driver = Driver::new(load_fixture(PLAIN));
         for (id, case) in (0..).zip(&golden.cases[..6]) {
-            driver.admit(case_request(id, case));
+            driver.admit(id, case_request(case));
         }
         // Request 1 is at first waiting, then joins, then runs; request 5 waits for a slot.
         for _ in 0..stage {
@@ -122,7 +122,7 @@ fn a_cancelled_request_is_not_heard_of_again_and_leaves_the_others_right() {
 #[test]
 fn a_seed_gives_the_same_text_whoever_else_is_in_the_batch() {
     let golden = golden(PLAIN);
-    let seeded = |id, seed| {
+    let seeded = |seed| {
         let sampling = Sampling {
             seed: Some(seed),
             temperature: 0.5,
@@ -130,18 +130,18 @@ fn a_seed_gives_the_same_text_whoever_else_is_in_the_batch() {
             frequency_penalty: 0.1,
             ..Sampling::default()
         };
-        request(id, golden.cases[0].prompt(), 40, sampling)
+        request(golden.cases[0].prompt(), 40, sampling)
     };
     let mut driver = Driver::new(load_fixture(PLAIN));
-    driver.admit(seeded(0, 1));
+    driver.admit(0, seeded(1));
     driver.finish();
     for (id, case) in (100..).zip(&golden.cases[1..4]) {
-        driver.admit(case_request(id, case));
+        driver.admit(id, case_request(case));
         driver.tick();
     }
-    driver.admit(seeded(1, 1));
+    driver.admit(1, seeded(1));
     driver.finish();
-    driver.admit(seeded(2, 2));
+    driver.admit(2, seeded(2));
     driver.finish();
     let answer = |id| &driver.answers[&RequestId(id)];
     assert!(answer(0).ids.len() > 20, "the seed should give a long answer");
@@ -158,9 +158,9 @@ fn a_stop_text_ends_the_answer_before_itself() {
     let stop: String = case.text[start..].chars().take(9).collect();
     let before = &case.text[..case.text.find(&stop).unwrap()];
     let mut driver = Driver::new(load_fixture(PLAIN));
-    let mut request = case_request(0, case);
+    let mut request = case_request(case);
     request.stop = vec!["never".to_owned(), stop];
-    driver.admit(request);
+    driver.admit(0, request);
     driver.finish();
     let answer = &driver.answers[&RequestId(0)];
     assert_eq!((answer.text.as_str(), answer.finish), (before, Some(FinishReason::Stop)));
@@ -176,9 +176,9 @@ fn the_answer_ends_where_the_context_does() {
     spec.context_length = Some(prompt_tokens + 5);
     let mut driver = Driver::new(load(&spec, |_stage, _fraction| {}).unwrap());
     for (id, max_tokens) in [(0, None), (1, Some(10_000))] {
-        let mut request = case_request(id, case);
+        let mut request = case_request(case);
         request.max_tokens = max_tokens;
-        driver.admit(request);
+        driver.admit(id, request);
         driver.finish();
         let answer = &driver.answers[&RequestId(id)];
         assert_eq!(answer.ids, case.greedy_ids[..4]);
@@ -195,7 +195,7 @@ fn a_prompt_that_fills_the_context_is_refused_with_its_size() {
     let mut spec = spec(&fixture(PLAIN));
     spec.context_length = Some(prompt_tokens);
     let loaded = load(&spec, |_stage, _fraction| {}).unwrap();
-    let refused = loaded.preparer.prepare(case_request(0, case));
+    let refused = loaded.preparer.prepare(RequestId(0), case_request(case));
     let expected = RequestFailure::ContextOverflow { prompt_tokens, context_length: prompt_tokens };
     assert_eq!(refused, Err(expected));
 }
@@ -205,7 +205,7 @@ fn no_tokens_wanted_means_that_only_the_prompt_is_read() {
     let golden = golden(PLAIN);
     let case = &golden.cases[0];
     let mut driver = Driver::new(load_fixture(PLAIN));
-    driver.admit(request(0, case.prompt(), 0, greedy()));
+    driver.admit(0, request(case.prompt(), 0, greedy()));
     driver.finish();
     let prompt_tokens = u32::try_from(case.prompt_ids.len()).unwrap();
     let expected = Answer {
@@ -225,7 +225,7 @@ fn one_slot_serves_requests_in_order() {
     assert_eq!(loaded.card.slots, 1);
     let mut driver = Driver::new(loaded);
     for (id, case) in (0..).zip(&golden.cases[..3]) {
-        driver.admit(case_request(id, case));
+        driver.admit(id, case_request(case));
     }
     for (id, case) in (0..).zip(&golden.cases[..3]) {
         while driver.answers.get(&RequestId(id)).is_none_or(|answer| answer.finish.is_none()) {
@@ -315,8 +315,8 @@ fn a_real_model_knows_the_capital_of_france() {
     };
     let mut driver = Driver::new(load(&spec(&model), |_stage, _fraction| {}).unwrap());
     let messages = r#"[{"role":"user","content":"What is the capital of France?"}]"#;
-    let prompt = Prompt::Chat { messages: JsonText(messages.to_owned()), tools: None };
-    driver.admit(request(0, prompt, 48, greedy()));
+    let prompt = Prompt::Chat(Chat::new(JsonText(messages.to_owned())));
+    driver.admit(0, request(prompt, 48, greedy()));
     driver.finish();
     let answer = &driver.answers[&RequestId(0)];
     assert!(answer.text.contains("Paris"), "{:?}", answer.text);

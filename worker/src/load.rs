@@ -6,7 +6,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hearth_shared::protocol::{LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard};
+use hearth_shared::protocol::{
+    LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
+};
 
 use crate::generate::{Engine, Forward, ForwardError};
 use crate::model::Model;
@@ -77,12 +79,17 @@ pub fn load(
     let tokenizer = Arc::new(tokenizer);
     Ok(Loaded {
         card: ModelCard {
+            kind: ModelKind::Generate,
             architecture: model.architecture.clone(),
             context_length,
             slots,
             execution_provider: provider.provider,
             execution_provider_note: provider.note,
             runtime_version: runtime.version(),
+            tools: false,
+            thinking: false,
+            embedding_length: None,
+            device_bytes: None,
         },
         preparer: preparer(&model, Arc::clone(&tokenizer), context_length),
         engine: Engine::new(forward, tokenizer, ends),

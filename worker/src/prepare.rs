@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hearth_shared::ids::RequestId;
-use hearth_shared::protocol::{Generate, Prompt, RequestFailure, Sampling};
+use hearth_shared::protocol::{Chat, Generate, Prompt, RequestFailure, Sampling};
 
 use crate::generate::count;
 use crate::prompt::ChatTemplate;
@@ -49,8 +49,9 @@ impl Preparer {
     /// [`RequestFailure::Invalid`].
     pub fn prompt_text(&self, prompt: &Prompt) -> Result<String, RequestFailure> {
         match prompt {
-            Prompt::Text(text) => Ok(text.clone()),
-            Prompt::Chat { messages, tools } => match &self.template {
+            Prompt::Text { text, .. } => Ok(text.clone()),
+            Prompt::Tokens(ids) => Ok(self.tokenizer.decode(ids)),
+            Prompt::Chat(Chat { messages, tools, .. }) => match &self.template {
                 Some(Ok(template)) => {
                     template.render(&messages.0, tools.as_ref().map(|tools| tools.0.as_str()))
                 }
@@ -60,23 +61,33 @@ impl Preparer {
         }
     }
 
+    /// The prompt as tokens; never none.
+    fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>, RequestFailure> {
+        let invalid = |message: String| RequestFailure::Invalid { message };
+        let mut ids = match prompt {
+            Prompt::Tokens(ids) => ids.clone(),
+            Prompt::Chat(_) | Prompt::Text { .. } => {
+                let text = self.prompt_text(prompt)?;
+                self.tokenizer.encode(&text).map_err(|error| invalid(error.to_string()))?
+            }
+        };
+        if ids.is_empty() {
+            ids.extend(self.bos);
+        }
+        if ids.is_empty() {
+            return Err(invalid("the prompt is empty".to_owned()));
+        }
+        Ok(ids)
+    }
+
     /// Prepares a request.
     ///
     /// # Errors
     /// As [`Preparer::prompt_text`], and [`RequestFailure::ContextOverflow`] if the prompt leaves
     /// no room for a token.
-    pub fn prepare(&self, request: Generate) -> Result<Prepared, RequestFailure> {
+    pub fn prepare(&self, id: RequestId, request: Generate) -> Result<Prepared, RequestFailure> {
         check_sampling(&request.sampling)?;
-        let text = self.prompt_text(&request.prompt)?;
-        let invalid = |message: String| RequestFailure::Invalid { message };
-        let mut prompt =
-            self.tokenizer.encode(&text).map_err(|error| invalid(error.to_string()))?;
-        if prompt.is_empty() {
-            prompt.extend(self.bos);
-        }
-        if prompt.is_empty() {
-            return Err(invalid("the prompt is empty".to_owned()));
-        }
+        let prompt = self.prompt_ids(&request.prompt)?;
         let prompt_tokens = count(prompt.len());
         let room = self.context_length.saturating_sub(prompt_tokens);
         if room == 0 {
@@ -86,7 +97,7 @@ impl Preparer {
             });
         }
         Ok(Prepared {
-            id: request.id,
+            id,
             prompt,
             sampling: request.sampling,
             stop: request.stop,

@@ -12,7 +12,7 @@ use std::thread;
 
 use hearth_shared::exit_code::WorkerExit;
 use hearth_shared::ids::RequestId;
-use hearth_shared::protocol::{FromWorker, Generate, LoadSpec, RequestFailure, ToWorker};
+use hearth_shared::protocol::{FromWorker, Generate, LoadSpec, RequestFailure, ToWorker, Work};
 
 use crate::generate::Engine;
 use crate::link::{Inbox, LinkError, Outbox};
@@ -28,7 +28,7 @@ type Progress = Arc<AtomicU64>;
 
 /// What the preparing thread is told.
 enum ToPreparer {
-    Generate(Generate),
+    Generate(RequestId, Box<Generate>),
     Cancel(RequestId),
 }
 
@@ -104,14 +104,14 @@ impl LinkThread {
                 self.loading = true;
                 tell(&self.to_engine, ToEngine::Load(spec))?;
             }
-            ToWorker::Generate(request) if self.loading => self.generate(request)?,
+            ToWorker::Work { id, work } if self.loading => self.work(id, work)?,
             ToWorker::Cancel { id } if self.loading => {
                 // Both ways: the short one for a request that runs, the long one for a request
                 // that is still being prepared and would arrive after the short one.
                 tell(&self.to_engine, ToEngine::Cancel(id))?;
                 tell(&self.to_preparer, ToPreparer::Cancel(id))?;
             }
-            ToWorker::Load(_) | ToWorker::Generate(_) | ToWorker::Cancel { .. } => {
+            ToWorker::Load(_) | ToWorker::Work { .. } | ToWorker::Cancel { .. } => {
                 tracing::error!("the gateway sent a message out of its turn");
                 return Err(WorkerExit::Protocol);
             }
@@ -119,9 +119,14 @@ impl LinkThread {
         Ok(())
     }
 
-    fn generate(&mut self, request: Generate) -> Result<(), WorkerExit> {
-        let id = request.id;
-        match self.to_preparer.try_send(ToPreparer::Generate(request)) {
+    fn work(&mut self, id: RequestId, work: Work) -> Result<(), WorkerExit> {
+        let Work::Generate(request) = work else {
+            let message = "this model generates text and nothing else".to_owned();
+            let reason = RequestFailure::Unsupported { message };
+            say(&self.outbox, &FromWorker::Failed { id, reason });
+            return Ok(());
+        };
+        match self.to_preparer.try_send(ToPreparer::Generate(id, Box::new(request))) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => {
                 let message = format!("{QUEUE_LENGTH} requests wait to be prepared already");
@@ -172,16 +177,13 @@ fn prepare(
     for message in inbox {
         let told = match message {
             ToPreparer::Cancel(id) => tell(to_engine, ToEngine::Cancel(id)),
-            ToPreparer::Generate(request) => {
-                let id = request.id;
-                match preparer.prepare(request) {
-                    Ok(prepared) => tell(to_engine, ToEngine::Run(prepared)),
-                    Err(reason) => {
-                        say(outbox, &FromWorker::Failed { id, reason });
-                        Ok(())
-                    }
+            ToPreparer::Generate(id, request) => match preparer.prepare(id, *request) {
+                Ok(prepared) => tell(to_engine, ToEngine::Run(prepared)),
+                Err(reason) => {
+                    say(outbox, &FromWorker::Failed { id, reason });
+                    Ok(())
                 }
-            }
+            },
         };
         if told.is_err() {
             return;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use hearth_shared::{
     ids::RequestId,
-    protocol::{ExecutionProvider, FromWorker, Generate, LoadSpec, Prompt, Sampling},
+    protocol::{ExecutionProvider, FromWorker, Generate, GraphChoice, LoadSpec, Prompt, Sampling},
 };
 use hearth_worker::{Loaded, load};
 
@@ -26,6 +26,8 @@ fn loaded(name: &str) -> Loaded {
         threads: Some(1),
         context_length: None,
         slots: None,
+        variant: None,
+        graph: GraphChoice::Default,
     };
     load(&spec, |_stage, _fraction| {}).unwrap()
 }
@@ -36,13 +38,11 @@ const PROMPTS: [&str; 3] = ["The river runs", "A letter to the", "One saddle, tw
 fn answers(loaded: &mut Loaded, prompts: &[(u64, &str)]) -> BTreeMap<u64, Vec<u32>> {
     for &(id, text) in prompts {
         let request = Generate {
-            id: RequestId(id),
-            prompt: Prompt::Text(text.to_owned()),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-            stop: Vec::new(),
             max_tokens: Some(24),
+            ..Generate::new(Prompt::raw(text))
         };
-        let prepared = loaded.preparer.prepare(request).unwrap();
+        let prepared = loaded.preparer.prepare(RequestId(id), request).unwrap();
         loaded.engine.admit(prepared).unwrap();
     }
     let mut answers: BTreeMap<u64, Vec<u32>> = BTreeMap::new();

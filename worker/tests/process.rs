@@ -13,9 +13,9 @@ use hearth_shared::codec::{self, FrameBuffer};
 use hearth_shared::exit_code::WorkerExit;
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    ExecutionProvider, FinishReason, FromWorker, Generate, JsonText, LINK_TOKEN_VARIABLE,
-    LinkToken, LoadFailureKind, LoadSpec, PROTOCOL_VERSION, Prompt, RequestFailure, Sampling,
-    ToWorker,
+    Chat, ExecutionProvider, FinishReason, FromWorker, Generate, GraphChoice, JsonText,
+    LINK_TOKEN_VARIABLE, LinkToken, LoadFailureKind, LoadSpec, PROTOCOL_VERSION, Prompt,
+    RequestFailure, Sampling, ToWorker, Work,
 };
 
 #[expect(
@@ -128,17 +128,18 @@ fn load_spec(fixture: &str) -> LoadSpec {
         threads: Some(1),
         context_length: None,
         slots: None,
+        variant: None,
+        graph: GraphChoice::Default,
     }
 }
 
 fn generate(id: u64, max_tokens: u32) -> ToWorker {
-    ToWorker::Generate(Generate {
-        id: RequestId(id),
-        prompt: Prompt::Text("The license".to_owned()),
+    let generate = Generate {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        stop: Vec::new(),
         max_tokens: Some(max_tokens),
-    })
+        ..Generate::new(Prompt::raw("The license"))
+    };
+    ToWorker::Work { id: RequestId(id), work: Work::Generate(generate) }
 }
 
 fn is_news_of(message: &FromWorker, id: u64) -> bool {
@@ -254,13 +255,9 @@ fn a_cancelled_request_says_nothing_more() {
 #[test]
 fn a_request_that_makes_no_sense_fails_alone() {
     let mut worker = Worker::loaded();
-    worker.send(&ToWorker::Generate(Generate {
-        id: RequestId(1),
-        prompt: Prompt::Chat { messages: JsonText("nonsense".to_owned()), tools: None },
-        sampling: Sampling::default(),
-        stop: Vec::new(),
-        max_tokens: None,
-    }));
+    let chat = Prompt::Chat(Chat::new(JsonText("nonsense".to_owned())));
+    let work = Work::Generate(Generate::new(chat));
+    worker.send(&ToWorker::Work { id: RequestId(1), work });
     let failed = worker.receive();
     let Some(FromWorker::Failed { id, reason: RequestFailure::Invalid { .. } }) = failed else {
         panic!("unexpected: {failed:?}");

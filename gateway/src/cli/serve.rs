@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use hearth_shared::protocol::LoadSpec;
+use hearth_shared::protocol::{GraphChoice, LoadSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -175,6 +175,8 @@ fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failu
         run_dir: home.run_dir().to_owned(),
         spec: LoadSpec {
             model_path: String::new(),
+            variant: None,
+            graph: GraphChoice::Default,
             runtime_library: library.to_string_lossy().into_owned(),
             execution_provider: config.execution_provider,
             threads: config.threads.map(Into::into),

@@ -109,6 +109,10 @@ fn of_request_failure(failure: &RequestFailure) -> Row<'static> {
             Row::invalid(bad, "chat_template_error").about("messages")
         }
         RequestFailure::NoTemplate => Row::invalid(bad, "no_chat_template"),
+        RequestFailure::Unsupported { .. } => Row::invalid(bad, "unsupported").about("model"),
+        RequestFailure::Constraint { .. } => {
+            Row::invalid(bad, "invalid_constraint").about("response_format")
+        }
         RequestFailure::Invalid { .. } => Row::wrong(None),
         RequestFailure::Engine { .. } => {
             Row::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", Outcome::Failed)

@@ -269,12 +269,13 @@ impl Talk<'_> {
         watch: &mut Watch,
     ) -> Result<(), WorkerFailure> {
         match message {
-            FromWorker::Step(step) => {
-                link.deliver_step(step).map_err(|error| broken(&error))?;
-                self.note_progress(watch).await;
-            }
-            FromWorker::Failed { id, reason } => {
-                link.deliver_failure(id, reason).map_err(|error| broken(&error))?;
+            FromWorker::Step(_)
+            | FromWorker::Embeddings { .. }
+            | FromWorker::Scores { .. }
+            | FromWorker::Tokens { .. }
+            | FromWorker::Text { .. }
+            | FromWorker::Failed { .. } => {
+                link.deliver(message).map_err(|error| broken(&error))?;
                 self.note_progress(watch).await;
             }
             FromWorker::Pong { progress, .. } => {

@@ -6,6 +6,7 @@
 //! about a worker's life; it only reports.
 
 mod handshake;
+mod owed;
 mod replies;
 
 use std::collections::HashMap;
@@ -13,12 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_shared::codec::{self, EncodeError};
 use hearth_shared::ids::RequestId;
-use hearth_shared::protocol::{Generate, News, Prompt, RequestFailure, Sampling, ToWorker};
+use hearth_shared::protocol::{FromWorker, ToWorker, Work};
 use interprocess::local_socket::tokio::{Listener, Stream};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 
 pub(super) use self::handshake::{Inbox, InboxError, accept};
+use self::owed::Owed;
 pub use self::replies::{Loss, Replies, Reply};
 use super::place::Place;
 use super::worker::SLOTS_MAX;
@@ -38,19 +40,6 @@ pub(super) struct Link {
     table: Arc<Table>,
 }
 
-/// A request to a language model, before it has an id.
-#[derive(Debug, Clone)]
-pub struct GenerateBody {
-    /// What the model continues.
-    pub prompt: Prompt,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Texts that end the answer.
-    pub stop: Vec<String>,
-    /// The most tokens to generate.
-    pub max_tokens: Option<u32>,
-}
-
 /// Why a request could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -64,8 +53,12 @@ pub enum SendError {
 
 /// A worker sent what no worker may send.
 #[derive(Debug, thiserror::Error)]
-#[error("it spoke of request {0}, which it was never given")]
-pub(super) struct UnknownRequest(RequestId);
+pub(super) enum Breach {
+    #[error("it spoke of request {0}, which it was never given")]
+    UnknownRequest(RequestId),
+    #[error("it answered request {0} with what was not asked for")]
+    OtherKind(RequestId),
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -86,6 +79,7 @@ struct TableInner {
 struct Route {
     replies: mpsc::Sender<Reply>,
     loss: Arc<std::sync::OnceLock<Loss>>,
+    owed: Owed,
     /// Dropped with the route: that is how the scheduler hears that the lease is over.
     _place: Place,
 }
@@ -116,11 +110,7 @@ impl Link {
     ///
     /// # Cancel safety
     /// Safe: a request that was not sent leaves nothing behind, one that was is cancelled.
-    pub(super) async fn generate(
-        &self,
-        body: GenerateBody,
-        place: Place,
-    ) -> Result<Replies, SendError> {
+    pub(super) async fn send(&self, work: Work, place: Place) -> Result<Replies, SendError> {
         let Ok(cancel) = self.outbox.clone().reserve_owned().await else {
             return self.lost().await;
         };
@@ -134,16 +124,10 @@ impl Link {
             table.issued += 1;
             RequestId(table.issued)
         };
-        let GenerateBody { prompt, sampling, stop, max_tokens } = body;
-        let frame = codec::encode(&ToWorker::Generate(Generate {
-            id,
-            prompt,
-            sampling,
-            stop,
-            max_tokens,
-        }))?;
+        let owed = Owed::by(&work);
+        let frame = codec::encode(&ToWorker::Work { id, work })?;
         let Ok(send) = self.outbox.reserve().await else { return self.lost().await };
-        let route = Route { replies, loss: Arc::clone(&loss), _place: place };
+        let route = Route { replies, loss: Arc::clone(&loss), owed, _place: place };
         let refused = {
             let mut table = self.table.lock();
             if table.closed { Some(route) } else { table.routes.insert(id, route) }
@@ -177,35 +161,29 @@ impl Link {
         }
     }
 
-    /// Hands out one step's news.
+    /// Hands out what a worker said of its requests.
     ///
     /// # Errors
-    /// [`UnknownRequest`] if the worker made a request up; news before it were handed out.
-    pub(super) fn deliver_step(&self, step: Vec<News>) -> Result<(), UnknownRequest> {
-        for news in step {
-            let last = news.finish.is_some();
-            self.deliver(news.id, Reply::News(news), last)?;
+    /// [`Breach`] if the worker made something up; what came before was handed out.
+    ///
+    /// # Panics
+    /// If the message is of no request.
+    pub(super) fn deliver(&self, message: FromWorker) -> Result<(), Breach> {
+        for (id, reply) in Reply::all_of(message) {
+            self.deliver_one(id, reply)?;
         }
         Ok(())
     }
 
-    /// Hands out a request's failure.
-    ///
-    /// # Errors
-    /// [`UnknownRequest`] if the worker made the request up.
-    pub(super) fn deliver_failure(
-        &self,
-        id: RequestId,
-        reason: RequestFailure,
-    ) -> Result<(), UnknownRequest> {
-        self.deliver(id, Reply::Failed(reason), true)
-    }
-
-    fn deliver(&self, id: RequestId, reply: Reply, last: bool) -> Result<(), UnknownRequest> {
+    fn deliver_one(&self, id: RequestId, reply: Reply) -> Result<(), Breach> {
         let mut table = self.table.lock();
-        let Some(route) = table.routes.get(&id) else {
+        let issued = table.issued;
+        let Some(route) = table.routes.get_mut(&id) else {
             // It may have been cancelled while this was on its way.
-            return if id.0 <= table.issued { Ok(()) } else { Err(UnknownRequest(id)) };
+            return if id.0 <= issued { Ok(()) } else { Err(Breach::UnknownRequest(id)) };
+        };
+        let Some(last) = route.owed.pay(&reply) else {
+            return Err(Breach::OtherKind(id));
         };
         let overrun =
             matches!(route.replies.try_send(reply), Err(mpsc::error::TrySendError::Full(_)));

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures_util::stream;
-use hearth_shared::protocol::Finish;
+use hearth_shared::protocol::{Finish, Generate};
 use hyper::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -15,7 +15,6 @@ use super::{date, warm};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::parse_object;
-use crate::fleet::GenerateBody;
 use crate::generation::{Ask, Generation, find_model};
 use crate::http;
 use crate::metrics::RequestMeter;
@@ -42,7 +41,7 @@ impl Shape {
 
 /// The model, and whether to stream which answer; none where there is nothing to answer, only to
 /// load or unload.
-pub(super) type Parsed = (Ask, Option<(bool, GenerateBody)>);
+pub(super) type Parsed = (Ask, Option<(bool, Generate)>);
 
 /// Serves one request of either.
 ///

@@ -1,6 +1,6 @@
 //! `POST /api/chat`.
 
-use hearth_shared::protocol::{JsonText, Prompt};
+use hearth_shared::protocol::{Chat, Generate, JsonText, Prompt};
 use hyper::Response;
 use serde_json::{Map, Value};
 
@@ -9,7 +9,6 @@ use super::options::{self, Options};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::fleet::GenerateBody;
 use crate::messages;
 use crate::server::ReadBody;
 use crate::stream::Body;
@@ -39,7 +38,7 @@ fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
     }
     let messages = Value::Array(messages::normalise(messages)?);
     let Options { sampling, stop, max_tokens } = options::options(fields)?;
-    let prompt = Prompt::Chat { messages: JsonText(messages.to_string()), tools: None };
-    let body = GenerateBody { prompt, sampling, stop, max_tokens };
+    let prompt = Prompt::Chat(Chat::new(JsonText(messages.to_string())));
+    let body = Generate { sampling, stop, max_tokens, ..Generate::new(prompt) };
     Ok((ask, Some((options::stream(fields)?, body))))
 }

@@ -1,6 +1,6 @@
 //! `POST /api/generate`: one prompt, with the model's template around it unless it is raw.
 
-use hearth_shared::protocol::{JsonText, Prompt};
+use hearth_shared::protocol::{Chat, Generate, JsonText, Prompt};
 use hyper::Response;
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,6 @@ use super::options::{self, Options};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::fleet::GenerateBody;
 use crate::server::ReadBody;
 use crate::stream::Body;
 
@@ -35,7 +34,7 @@ fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
     fields.refuse("template", &[json!("")])?;
     fields.refuse("context", &[json!([])])?;
     let prompt = if fields.flag("raw")?.unwrap_or(false) {
-        Prompt::Text(text.to_owned())
+        Prompt::raw(text)
     } else {
         let system = fields.text("system")?.filter(|system| !system.is_empty());
         let mut messages = Vec::new();
@@ -43,9 +42,9 @@ fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
             messages.push(json!({ "role": "system", "content": system }));
         }
         messages.push(json!({ "role": "user", "content": text }));
-        Prompt::Chat { messages: JsonText(Value::Array(messages).to_string()), tools: None }
+        Prompt::Chat(Chat::new(JsonText(Value::Array(messages).to_string())))
     };
     let Options { sampling, stop, max_tokens } = options::options(fields)?;
-    let body = GenerateBody { prompt, sampling, stop, max_tokens };
+    let body = Generate { sampling, stop, max_tokens, ..Generate::new(prompt) };
     Ok((ask, Some((options::stream(fields)?, body))))
 }

@@ -19,10 +19,10 @@ fn decode_all<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, DecodeError> 
 /// Whoever has to change these bytes raises `PROTOCOL_VERSION`.
 #[test]
 fn golden_bytes_pin_the_wire_format() {
-    assert_eq!(PROTOCOL_VERSION, 1);
+    assert_eq!(PROTOCOL_VERSION, 2);
     let hello =
-        FromWorker::Hello { protocol_version: 1, pid: 0x1234, token: LinkToken([0xab; 16]) };
-    let mut expected = vec![26, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0x34, 0x12, 0, 0];
+        FromWorker::Hello { protocol_version: 2, pid: 0x1234, token: LinkToken([0xab; 16]) };
+    let mut expected = vec![26, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0x34, 0x12, 0, 0];
     expected.extend([0xab; 16]);
     assert_eq!(encode(&hello).unwrap(), expected);
 
@@ -32,19 +32,24 @@ fn golden_bytes_pin_the_wire_format() {
     );
     let step = FromWorker::Step(vec![News {
         id: RequestId(9),
-        text: "hé".to_owned(),
+        choice: 1,
+        parts: vec![Part::Text("hé".to_owned())],
         tokens: 2,
+        logprobs: Vec::new(),
         finish: None,
     }]);
     assert_eq!(
         encode(&step).unwrap(),
         [
-            36, 0, 0, 0, // length
+            60, 0, 0, 0, // length
             4, 0, 0, 0, // Step
             1, 0, 0, 0, 0, 0, 0, 0, // one of them
             9, 0, 0, 0, 0, 0, 0, 0, // id
-            3, 0, 0, 0, 0, 0, 0, 0, b'h', 0xc3, 0xa9, // text
-            2, 0, 0, 0, // tokens
+            1, 0, 0, 0, // choice
+            1, 0, 0, 0, 0, 0, 0, 0, // one part
+            0, 0, 0, 0, // text
+            3, 0, 0, 0, 0, 0, 0, 0, b'h', 0xc3, 0xa9, 2, 0, 0, 0, // tokens
+            0, 0, 0, 0, 0, 0, 0, 0, // no logprobs
             0, // no finish
         ]
     );
@@ -64,23 +69,22 @@ fn an_announced_length_over_the_limit_is_refused_before_its_bytes_arrive() {
 #[test]
 fn a_message_over_the_limit_is_not_sent() {
     let text = "x".repeat(MAX_FRAME_BYTES);
-    let news = News { id: RequestId(1), text, tokens: 1, finish: None };
     assert!(matches!(
-        encode(&FromWorker::Step(vec![news])),
+        encode(&FromWorker::Text { id: RequestId(1), text }),
         Err(EncodeError::TooLarge { bytes }) if bytes > MAX_FRAME_BYTES
     ));
 }
 
 #[test]
 fn a_text_length_beyond_the_frame_allocates_nothing_and_is_garbage() {
-    // Step, one news, id, then a text that claims 2^60 bytes.
-    let mut body = vec![4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+    // Text, id, then a text that claims 2^60 bytes.
+    let mut body = vec![8, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
     body.extend((1_u64 << 60).to_le_bytes());
     let mut frame = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
     frame.extend(body);
     assert!(matches!(
         decode_all::<FromWorker>(&frame),
-        Err(DecodeError::Garbage { bytes: 28, .. })
+        Err(DecodeError::Garbage { bytes: 20, .. })
     ));
 }
 
@@ -109,15 +113,111 @@ fn a_stream_that_ends_inside_a_frame_is_truncated() {
     assert_eq!(decode_all::<ToWorker>(&[]).unwrap(), []);
 }
 
+/// NaN is not equal to itself.
+fn number() -> impl Strategy<Value = f32> {
+    any::<f32>().prop_filter("a number", |number| !number.is_nan())
+}
+
 prop_compose! {
     fn sampling()(
-        numbers in proptest::array::uniform6(any::<f32>().prop_filter("NaN is not equal to itself", |x| !x.is_nan())),
+        numbers in vec(number(), 7),
         top_k: u32,
         seed: Option<u64>,
     ) -> Sampling {
-        let [repetition_penalty, presence_penalty, frequency_penalty, temperature, top_p, min_p] = numbers;
-        Sampling { repetition_penalty, presence_penalty, frequency_penalty, temperature, top_k, top_p, min_p, seed }
+        Sampling {
+            repetition_penalty: numbers[0],
+            presence_penalty: numbers[1],
+            frequency_penalty: numbers[2],
+            temperature: numbers[3],
+            top_k,
+            top_p: numbers[4],
+            min_p: numbers[5],
+            typical_p: numbers[6],
+            seed,
+        }
     }
+}
+
+prop_compose! {
+    fn chat()(
+        messages: String,
+        tools: Option<String>,
+        choice in 0..4,
+        function: String,
+        template_variables: Option<String>,
+        flags: [bool; 2],
+    ) -> Prompt {
+        Prompt::Chat(Chat {
+            messages: JsonText(messages),
+            tools: tools.map(JsonText),
+            tool_choice: match choice {
+                0 => ToolChoice::None,
+                1 => ToolChoice::Auto,
+                2 => ToolChoice::Required,
+                _ => ToolChoice::Function(function),
+            },
+            parallel_tool_calls: flags[0],
+            template_variables: template_variables.map(JsonText),
+            split_reasoning: flags[1],
+        })
+    }
+}
+
+fn prompt() -> impl Strategy<Value = Prompt> {
+    prop_oneof![
+        chat(),
+        any::<(String, bool)>()
+            .prop_map(|(text, add_special_tokens)| Prompt::Text { text, add_special_tokens }),
+        any::<Vec<u32>>().prop_map(Prompt::Tokens),
+    ]
+}
+
+fn constraint() -> impl Strategy<Value = Constraint> {
+    prop_oneof![
+        Just(Constraint::JsonObject),
+        any::<String>().prop_map(|schema| Constraint::JsonSchema(JsonText(schema))),
+        any::<String>().prop_map(Constraint::Regex),
+        any::<String>().prop_map(Constraint::Lark),
+    ]
+}
+
+prop_compose! {
+    fn generate()(
+        prompt in prompt(),
+        sampling in sampling(),
+        logit_bias in vec((any::<u32>(), number()), 0..3),
+        constraint in proptest::option::of(constraint()),
+        stop in vec(any::<String>(), 0..4),
+        stop_token_ids: Vec<u32>,
+        ignore_eos: bool,
+        [choices, min_tokens]: [u32; 2],
+        [max_tokens, logprobs]: [Option<u32>; 2],
+    ) -> Work {
+        Work::Generate(Generate {
+            prompt, choices, sampling, logit_bias, constraint, stop, stop_token_ids, ignore_eos,
+            min_tokens, max_tokens, logprobs,
+        })
+    }
+}
+
+fn work() -> impl Strategy<Value = Work> {
+    let input = prop_oneof![
+        any::<String>().prop_map(EmbedInput::Text),
+        any::<Vec<u32>>().prop_map(EmbedInput::Tokens),
+    ];
+    prop_oneof![
+        generate(),
+        (vec(input, 0..3), any::<Option<u32>>(), any::<bool>()).prop_map(
+            |(inputs, dimensions, truncate)| Work::Embed(Embed { inputs, dimensions, truncate })
+        ),
+        (any::<String>(), any::<Vec<String>>(), any::<Option<u32>>(), any::<bool>()).prop_map(
+            |(query, documents, document_tokens_max, truncate)| {
+                Work::Rerank(Rerank { query, documents, document_tokens_max, truncate })
+            }
+        ),
+        prompt().prop_map(Work::Tokenize),
+        any::<Vec<u32>>().prop_map(Work::Detokenize),
+    ]
 }
 
 fn provider() -> impl Strategy<Value = ExecutionProvider> {
@@ -130,10 +230,23 @@ fn provider() -> impl Strategy<Value = ExecutionProvider> {
 }
 
 fn to_worker() -> impl Strategy<Value = ToWorker> {
-    let load = (any::<[String; 2]>(), provider(), any::<[Option<u32>; 3]>()).prop_map(
-        |([model_path, runtime_library], execution_provider, [threads, context_length, slots])| {
+    let graph = prop_oneof![
+        Just(GraphChoice::Default),
+        Just(GraphChoice::Exact),
+        Just(GraphChoice::Memory)
+    ];
+    let strings = (any::<[String; 2]>(), any::<Option<String>>());
+    let load = (strings, graph, provider(), any::<[Option<u32>; 3]>()).prop_map(
+        |(
+            ([model_path, runtime_library], variant),
+            graph,
+            execution_provider,
+            [threads, context_length, slots],
+        )| {
             ToWorker::Load(LoadSpec {
                 model_path,
+                variant,
+                graph,
                 runtime_library,
                 execution_provider,
                 threads,
@@ -142,27 +255,9 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
             })
         },
     );
-    let prompt = prop_oneof![
-        any::<String>().prop_map(Prompt::Text),
-        (any::<String>(), any::<Option<String>>()).prop_map(|(messages, tools)| Prompt::Chat {
-            messages: JsonText(messages),
-            tools: tools.map(JsonText),
-        }),
-    ];
-    let generate =
-        (any::<u64>(), prompt, sampling(), vec(any::<String>(), 0..4), any::<Option<u32>>())
-            .prop_map(|(id, prompt, sampling, stop, max_tokens)| {
-                ToWorker::Generate(Generate {
-                    id: RequestId(id),
-                    prompt,
-                    sampling,
-                    stop,
-                    max_tokens,
-                })
-            });
     prop_oneof![
         load,
-        generate,
+        (any::<u64>(), work()).prop_map(|(id, work)| ToWorker::Work { id: RequestId(id), work }),
         any::<u64>().prop_map(|id| ToWorker::Cancel { id: RequestId(id) }),
         any::<u64>().prop_map(|nonce| ToWorker::Ping { nonce }),
         Just(ToWorker::Shutdown),
@@ -170,13 +265,20 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
 }
 
 fn finish() -> impl Strategy<Value = Finish> {
-    (any::<bool>(), any::<[u32; 3]>(), any::<[u64; 2]>()).prop_map(
-        |(stop, [prompt_tokens, cached_tokens, completion_tokens], [prefill_us, decode_us])| {
+    let reason = prop_oneof![
+        Just(FinishReason::Stop),
+        Just(FinishReason::Length),
+        Just(FinishReason::ToolCalls),
+    ];
+    (reason, any::<[u32; 4]>(), any::<[u64; 2]>()).prop_map(
+        |(reason, counts, [prefill_us, decode_us])| {
+            let [prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens] = counts;
             Finish {
-                reason: if stop { FinishReason::Stop } else { FinishReason::Length },
+                reason,
                 prompt_tokens,
                 cached_tokens,
                 completion_tokens,
+                reasoning_tokens,
                 prefill_us,
                 decode_us,
             }
@@ -191,14 +293,63 @@ fn request_failure() -> impl Strategy<Value = RequestFailure> {
         }),
         any::<String>().prop_map(|message| RequestFailure::Template { message }),
         Just(RequestFailure::NoTemplate),
+        any::<String>().prop_map(|message| RequestFailure::Unsupported { message }),
+        any::<String>().prop_map(|message| RequestFailure::Constraint { message }),
         any::<String>().prop_map(|message| RequestFailure::Invalid { message }),
         any::<String>().prop_map(|message| RequestFailure::Engine { message }),
     ]
 }
 
+fn token() -> impl Strategy<Value = Token> {
+    any::<(u32, Vec<u8>)>().prop_map(|(id, bytes)| Token { id, bytes })
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    prop_oneof![
+        any::<String>().prop_map(Part::Text),
+        any::<String>().prop_map(Part::Reasoning),
+        any::<(u32, String)>().prop_map(|(index, name)| Part::ToolCall { index, name }),
+        any::<(u32, String)>().prop_map(|(index, json)| Part::ToolArguments { index, json }),
+    ]
+}
+
+prop_compose! {
+    fn news()(
+        id: u64,
+        [choice, tokens]: [u32; 2],
+        parts in vec(part(), 0..3),
+        logprobs in vec((token(), number(), vec((token(), number()), 0..3)), 0..3),
+        finish in proptest::option::of(finish()),
+    ) -> News {
+        let logprobs = logprobs
+            .into_iter()
+            .map(|(token, logprob, top)| TokenLogprob { token, logprob, top })
+            .collect();
+        News { id: RequestId(id), choice, parts, tokens, logprobs, finish }
+    }
+}
+
+/// Replies that are no news.
+fn reply() -> impl Strategy<Value = FromWorker> {
+    let vectors = vec(vec(number(), 0..4), 0..3);
+    prop_oneof![
+        (any::<u64>(), any::<[u32; 2]>(), vectors, any::<bool>()).prop_map(
+            |(id, [first, prompt_tokens], vectors, last)| {
+                FromWorker::Embeddings { id: RequestId(id), first, vectors, prompt_tokens, last }
+            }
+        ),
+        (any::<u64>(), any::<[u32; 2]>(), vec(number(), 0..4), any::<bool>()).prop_map(
+            |(id, [first, prompt_tokens], scores, last)| {
+                FromWorker::Scores { id: RequestId(id), first, scores, prompt_tokens, last }
+            }
+        ),
+        (any::<u64>(), vec(token(), 0..4))
+            .prop_map(|(id, tokens)| FromWorker::Tokens { id: RequestId(id), tokens }),
+        any::<(u64, String)>().prop_map(|(id, text)| FromWorker::Text { id: RequestId(id), text }),
+    ]
+}
+
 fn from_worker() -> impl Strategy<Value = FromWorker> {
-    let news = (any::<u64>(), any::<String>(), any::<u32>(), proptest::option::of(finish()))
-        .prop_map(|(id, text, tokens, finish)| News { id: RequestId(id), text, tokens, finish });
     let stage = prop_oneof![
         Just(LoadStage::Files),
         Just(LoadStage::Runtime),
@@ -213,17 +364,44 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
         Just(LoadFailureKind::OutOfMemory),
         Just(LoadFailureKind::Runtime),
     ];
-    let card = (any::<[String; 2]>(), any::<[u32; 2]>(), provider(), any::<Option<String>>())
-        .prop_map(|([architecture, runtime_version], [context_length, slots], provider, note)| {
-            FromWorker::Ready(ModelCard {
-                architecture,
-                context_length,
-                slots,
-                execution_provider: provider,
-                execution_provider_note: note,
-                runtime_version,
-            })
-        });
+    let model_kind =
+        prop_oneof![Just(ModelKind::Generate), Just(ModelKind::Embed), Just(ModelKind::Rerank)];
+    let card = (
+        any::<[String; 2]>(),
+        any::<[u32; 2]>(),
+        provider(),
+        any::<Option<String>>(),
+        model_kind,
+        any::<[bool; 2]>(),
+        any::<Option<u32>>(),
+        any::<Option<u64>>(),
+    )
+        .prop_map(
+            |(
+                [architecture, runtime_version],
+                [context_length, slots],
+                provider,
+                note,
+                kind,
+                [tools, thinking],
+                embedding_length,
+                device_bytes,
+            )| {
+                FromWorker::Ready(ModelCard {
+                    kind,
+                    architecture,
+                    context_length,
+                    slots,
+                    execution_provider: provider,
+                    execution_provider_note: note,
+                    runtime_version,
+                    tools,
+                    thinking,
+                    embedding_length,
+                    device_bytes,
+                })
+            },
+        );
     prop_oneof![
         (any::<u16>(), any::<u32>(), any::<[u8; 16]>()).prop_map(
             |(protocol_version, pid, token)| {
@@ -235,9 +413,10 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
         card,
         (kind, any::<String>())
             .prop_map(|(kind, message)| FromWorker::LoadFailed(LoadFailure { kind, message })),
-        vec(news, 0..5).prop_map(FromWorker::Step),
+        vec(news(), 0..5).prop_map(FromWorker::Step),
         (any::<u64>(), request_failure())
             .prop_map(|(id, reason)| FromWorker::Failed { id: RequestId(id), reason }),
+        reply(),
         any::<[u64; 2]>().prop_map(|[nonce, progress]| FromWorker::Pong { nonce, progress }),
     ]
 }

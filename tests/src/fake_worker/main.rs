@@ -21,8 +21,9 @@ use hearth_shared::codec::{FrameBuffer, MAX_FRAME_BYTES, encode};
 use hearth_shared::endpoint;
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    ExecutionProvider, Finish, FinishReason, FromWorker, Generate, LINK_TOKEN_VARIABLE, LinkToken,
-    LoadFailure, LoadFailureKind, LoadStage, ModelCard, News, PROTOCOL_VERSION, ToWorker,
+    ExecutionProvider, Finish, FinishReason, FromWorker, LINK_TOKEN_VARIABLE, LinkToken,
+    LoadFailure, LoadFailureKind, LoadStage, ModelCard, ModelKind, News, PROTOCOL_VERSION, Part,
+    ToWorker,
 };
 use interprocess::local_socket::Stream;
 
@@ -31,7 +32,7 @@ use self::script::{Action, Flags, Point};
 
 /// Something that happened to this worker.
 enum Happening {
-    Said(ToWorker),
+    Said(Box<ToWorker>),
     Go,
     GatewayGone,
 }
@@ -57,7 +58,7 @@ fn listen(stream: Arc<Stream>, happenings: SyncSender<Happening>) {
         let (mut frames, mut chunk) = (FrameBuffer::default(), [0; 65536]);
         loop {
             while let Ok(Some(message)) = frames.next() {
-                if happenings.send(Happening::Said(message)).is_err() {
+                if happenings.send(Happening::Said(Box::new(message))).is_err() {
                     return;
                 }
             }
@@ -114,7 +115,8 @@ impl Worker {
         let token = if self.script.wrong_token { LinkToken([0; 16]) } else { token };
         self.send(&FromWorker::Hello { protocol_version, pid: std::process::id(), token });
         match self.inbox.recv() {
-            Ok(Happening::Said(ToWorker::Load(spec))) => {
+            Ok(Happening::Said(message)) => {
+                let ToWorker::Load(spec) = *message else { return Err(70) };
                 let name = Path::new(&spec.model_path).file_name().unwrap_or_default();
                 self.control.tell(&format!("load {}", name.to_string_lossy()));
             }
@@ -123,12 +125,17 @@ impl Worker {
         self.send(&FromWorker::LoadProgress { stage: LoadStage::Session, fraction: 0.5 });
         self.pass(Point::Load)?;
         self.send(&FromWorker::Ready(ModelCard {
+            kind: ModelKind::Generate,
             architecture: "fake".to_owned(),
             context_length: 512,
             slots: self.script.slots,
             execution_provider: ExecutionProvider::Cpu,
             execution_provider_note: None,
             runtime_version: "none".to_owned(),
+            tools: false,
+            thinking: false,
+            embedding_length: None,
+            device_bytes: None,
         }));
         Ok(())
     }
@@ -150,7 +157,7 @@ impl Worker {
 
     fn obey(&mut self, message: &ToWorker) -> Next {
         match *message {
-            ToWorker::Generate(Generate { id, .. }) => {
+            ToWorker::Work { id, .. } => {
                 self.control.tell(&format!("generate {id}"));
                 self.answer(id, 0)
             }
@@ -199,16 +206,21 @@ impl Worker {
             prompt_tokens: 7,
             cached_tokens: 0,
             completion_tokens: self.script.tokens,
+            reasoning_tokens: 0,
             prefill_us: 1,
             decode_us: 1,
         };
-        let news = News { id, text: String::new(), tokens: 0, finish: Some(finish) };
-        self.send(&FromWorker::Step(vec![news]));
+        self.news(id, Vec::new(), Some(finish));
         Next::GoOn
     }
 
     fn token(&mut self, id: RequestId, index: u32) {
-        let news = News { id, text: format!("t{index} "), tokens: 1, finish: None };
+        self.news(id, vec![Part::Text(format!("t{index} "))], None);
+    }
+
+    fn news(&mut self, id: RequestId, parts: Vec<Part>, finish: Option<Finish>) {
+        let tokens = u32::from(finish.is_none());
+        let news = News { id, choice: 0, parts, tokens, logprobs: Vec::new(), finish };
         self.send(&FromWorker::Step(vec![news]));
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    FinishReason, FromWorker, Generate, News, Prompt, RequestFailure, Sampling,
+    FinishReason, FromWorker, Generate, News, Part, Prompt, RequestFailure, Sampling,
 };
 use hearth_worker::{Engine, Loaded, Preparer};
 
@@ -31,8 +31,8 @@ impl Driver {
         Self { engine: loaded.engine, preparer: loaded.preparer, answers: BTreeMap::new() }
     }
 
-    pub(crate) fn admit(&mut self, request: Generate) {
-        let prepared = self.preparer.prepare(request).unwrap();
+    pub(crate) fn admit(&mut self, id: u64, request: Generate) {
+        let prepared = self.preparer.prepare(RequestId(id), request).unwrap();
         self.engine.admit(prepared).unwrap();
     }
 
@@ -53,7 +53,12 @@ impl Driver {
     pub(crate) fn note(&mut self, news: &News) {
         let answer = self.answer(news.id);
         assert_eq!(answer.finish, None, "news after the end");
-        answer.text += &news.text;
+        for part in &news.parts {
+            match part {
+                Part::Text(text) => answer.text += text,
+                other => panic!("an answer without tools and thoughts has no {other:?}"),
+            }
+        }
         answer.counts.1 += news.tokens;
         if let Some(finish) = news.finish {
             answer.finish = Some(finish.reason);
@@ -74,8 +79,8 @@ impl Driver {
     }
 }
 
-pub(crate) fn request(id: u64, prompt: Prompt, max_tokens: u32, sampling: Sampling) -> Generate {
-    Generate { id: RequestId(id), prompt, sampling, stop: Vec::new(), max_tokens: Some(max_tokens) }
+pub(crate) fn request(prompt: Prompt, max_tokens: u32, sampling: Sampling) -> Generate {
+    Generate { sampling, max_tokens: Some(max_tokens), ..Generate::new(prompt) }
 }
 
 pub(crate) fn greedy() -> Sampling {
@@ -83,9 +88,9 @@ pub(crate) fn greedy() -> Sampling {
 }
 
 /// A case as a request that ends where the golden does.
-pub(crate) fn case_request(id: u64, case: &Case) -> Generate {
+pub(crate) fn case_request(case: &Case) -> Generate {
     let max_tokens = u32::try_from(case.greedy_ids.len()).unwrap();
-    request(id, case.prompt(), max_tokens, greedy())
+    request(case.prompt(), max_tokens, greedy())
 }
 
 pub(crate) fn check(case: &Case, answer: &Answer) {

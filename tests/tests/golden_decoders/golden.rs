@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use hearth_shared::protocol::{ExecutionProvider, FinishReason, JsonText, LoadSpec, Prompt};
+use hearth_shared::protocol::{
+    Chat, ExecutionProvider, FinishReason, GraphChoice, JsonText, LoadSpec, Prompt,
+};
 use hearth_tests::gateway::runtime_library;
 use hearth_worker::{Loaded, load};
 use serde::Deserialize;
@@ -29,11 +31,11 @@ pub(crate) struct Case {
 impl Case {
     pub(crate) fn prompt(&self) -> Prompt {
         match &self.messages {
-            None => Prompt::Text(self.prompt.clone()),
-            Some(messages) => Prompt::Chat {
-                messages: JsonText(messages.to_string()),
+            None => Prompt::raw(self.prompt.as_str()),
+            Some(messages) => Prompt::Chat(Chat {
                 tools: self.tools.as_ref().map(|tools| JsonText(tools.to_string())),
-            },
+                ..Chat::new(JsonText(messages.to_string()))
+            }),
         }
     }
 
@@ -71,6 +73,8 @@ pub(crate) fn spec(model: &Path) -> LoadSpec {
         threads: Some(1),
         context_length: None,
         slots: None,
+        variant: None,
+        graph: GraphChoice::Default,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use hearth_shared::ids::RequestId;
-use hearth_shared::protocol::{Finish, FinishReason, News};
+use hearth_shared::protocol::{Finish, FinishReason, News, Part};
 
 use super::sampler::Sampler;
 use super::stop::{Passed, StopTexts};
@@ -96,8 +96,10 @@ impl Sequence {
     fn news(&self, text: String, tokens: u32, end: Option<(FinishReason, Instant)>) -> News {
         News {
             id: self.id,
-            text,
+            choice: 0,
+            parts: if text.is_empty() { Vec::new() } else { vec![Part::Text(text)] },
             tokens,
+            logprobs: Vec::new(),
             finish: end.map(|(reason, now)| self.finish(reason, now)),
         }
     }
@@ -109,6 +111,7 @@ impl Sequence {
             prompt_tokens: count(self.prompt.len()),
             cached_tokens: 0,
             completion_tokens: self.generated,
+            reasoning_tokens: 0,
             prefill_us: micros(self.admitted, first_token),
             decode_us: micros(first_token, now),
         }

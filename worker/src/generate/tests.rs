@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hearth_shared::protocol::{ExecutionProvider, LoadSpec, Sampling};
+use hearth_shared::protocol::{ExecutionProvider, GraphChoice, LoadSpec, Part, Sampling};
 
 use super::*;
 
@@ -23,6 +23,8 @@ fn engine() -> Engine {
         threads: Some(1),
         context_length: None,
         slots: None,
+        variant: None,
+        graph: GraphChoice::Default,
     };
     crate::load(&spec, |_stage, _fraction| {}).unwrap().engine
 }
@@ -45,7 +47,14 @@ fn run(engine: &mut Engine) -> (Vec<u64>, String) {
     while !engine.is_idle() {
         for message in engine.tick() {
             match message {
-                FromWorker::Step(news) => text.extend(news.into_iter().map(|news| news.text)),
+                FromWorker::Step(news) => {
+                    text.extend(news.into_iter().flat_map(|news| news.parts).map(
+                        |part| match part {
+                            Part::Text(text) => text,
+                            other => panic!("unexpected: {other:?}"),
+                        },
+                    ));
+                }
                 FromWorker::Failed { id, reason: RequestFailure::Engine { message } } => {
                     assert!(message.contains("ONNX Runtime: "), "{message}");
                     failed.push(id.0);

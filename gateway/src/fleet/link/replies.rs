@@ -4,18 +4,73 @@ use std::sync::{Arc, OnceLock};
 
 use hearth_shared::codec;
 use hearth_shared::ids::RequestId;
-use hearth_shared::protocol::{News, RequestFailure, ToWorker};
+use hearth_shared::protocol::{FromWorker, News, RequestFailure, ToWorker, Token};
 use tokio::sync::mpsc;
 
 use super::Table;
 
 /// What comes back for a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// More of the answer; the last one has its `finish` set.
+    /// More of an answer; the last one of each choice has its `finish` set.
     News(News),
+    /// Vectors for inputs from index `first` on.
+    Embeddings {
+        /// The first one's index.
+        first: u32,
+        /// In the inputs' order.
+        vectors: Vec<Vec<f32>>,
+        /// Tokens read for these.
+        prompt_tokens: u32,
+        /// Whether there are no more to come.
+        last: bool,
+    },
+    /// Logits for documents from index `first` on.
+    Scores {
+        /// The first one's index.
+        first: u32,
+        /// In the documents' order.
+        scores: Vec<f32>,
+        /// Tokens read for these.
+        prompt_tokens: u32,
+        /// Whether there are no more to come.
+        last: bool,
+    },
+    /// A prompt's tokens. Always the last.
+    Tokens(Vec<Token>),
+    /// What tokens spell. Always the last.
+    Text(String),
     /// The worker refuses, or failed in the middle. Always the last.
     Failed(RequestFailure),
+}
+
+impl Reply {
+    /// What a worker said, by request.
+    ///
+    /// # Panics
+    /// If the message is of no request.
+    pub(super) fn all_of(message: FromWorker) -> Vec<(RequestId, Self)> {
+        let one = |id, reply| vec![(id, reply)];
+        match message {
+            FromWorker::Step(step) => {
+                step.into_iter().map(|news| (news.id, Self::News(news))).collect()
+            }
+            FromWorker::Failed { id, reason } => one(id, Self::Failed(reason)),
+            FromWorker::Embeddings { id, first, vectors, prompt_tokens, last } => {
+                one(id, Self::Embeddings { first, vectors, prompt_tokens, last })
+            }
+            FromWorker::Scores { id, first, scores, prompt_tokens, last } => {
+                one(id, Self::Scores { first, scores, prompt_tokens, last })
+            }
+            FromWorker::Tokens { id, tokens } => one(id, Self::Tokens(tokens)),
+            FromWorker::Text { id, text } => one(id, Self::Text(text)),
+            FromWorker::Hello { .. }
+            | FromWorker::LoadProgress { .. }
+            | FromWorker::Ready(_)
+            | FromWorker::LoadFailed(_)
+            | FromWorker::Pong { .. } => unreachable!("{message:?} is of no request"),
+        }
+    }
 }
 
 /// Why the replies ended before the last one.

@@ -3,12 +3,11 @@
 //! Every field that OpenAI documents is honoured, accepted because ignoring it changes nothing a
 //! client could see, or refused by its name. None is dropped in silence.
 
-use hearth_shared::protocol::{JsonText, Prompt};
+use hearth_shared::protocol::{Chat, Generate, JsonText, Prompt};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::fleet::GenerateBody;
 use crate::generation::Ask;
 use crate::messages;
 use crate::sampling::{self, Spelling};
@@ -35,7 +34,7 @@ pub(super) struct ChatRequest {
     pub(super) ask: Ask,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
-    pub(super) body: GenerateBody,
+    pub(super) body: Generate,
 }
 
 pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
@@ -67,11 +66,12 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
         None => fields.count("max_tokens")?,
     };
     let messages = Value::Array(messages::normalise(messages)?);
-    let body = GenerateBody {
-        prompt: Prompt::Chat { messages: JsonText(messages.to_string()), tools: None },
+    let prompt = Prompt::Chat(Chat::new(JsonText(messages.to_string())));
+    let body = Generate {
         sampling: sampling::read(fields, SPELLING)?,
         stop: fields.texts("stop", STOP_MAX)?,
         max_tokens,
+        ..Generate::new(prompt)
     };
     let stream = fields.flag("stream")?.unwrap_or(false);
     let include_usage = include_usage.unwrap_or(false);
@@ -149,10 +149,7 @@ mod tests {
         assert_eq!(request.ask.keep_alive, Some(KeepAlive::For(Duration::from_secs(10))));
         assert_eq!(
             request.body.prompt,
-            Prompt::Chat {
-                messages: JsonText(r#"[{"role":"user","content":"hi"}]"#.to_owned()),
-                tools: None
-            }
+            Prompt::Chat(Chat::new(JsonText(r#"[{"role":"user","content":"hi"}]"#.to_owned())))
         );
     }
 

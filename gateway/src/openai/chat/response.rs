@@ -72,6 +72,7 @@ impl Answer {
                 finish_reason: Some(match finish.reason {
                     FinishReason::Stop => OpenAiFinishReason::Stop,
                     FinishReason::Length => OpenAiFinishReason::Length,
+                    FinishReason::ToolCalls => OpenAiFinishReason::ToolCalls,
                 }),
                 logprobs: None,
             }],
@@ -161,6 +162,7 @@ mod tests {
         prompt_tokens: 3,
         cached_tokens: 1,
         completion_tokens: 2,
+        reasoning_tokens: 0,
         prefill_us: 0,
         decode_us: 0,
     };
