@@ -18,6 +18,7 @@ mod runtime;
 mod tokenizer;
 mod prompt;
 mod prepare;
+mod answer;
 mod generate;
 
 pub use generate::Engine;

@@ -27,6 +27,12 @@ impl Tokenizer {
         highest.map_or(0, |id| usize::try_from(id).unwrap_or(usize::MAX).saturating_add(1))
     }
 
+    /// Whether the token is there for one byte that has no other.
+    pub(crate) fn is_byte_fallback(&self, id: u32) -> bool {
+        matches!(self.spelling, Spelling::Text { bytes: true, .. })
+            && self.inner.id_to_token(id).is_some_and(|token| fallback_byte(&token).is_some())
+    }
+
     /// The bytes that a token stands for; of a special one its name. Empty for ids that are none.
     pub(crate) fn bytes(&self, id: u32) -> Vec<u8> {
         if let Some(token) = self.inner.get_added_vocabulary().simple_id_to_token(id) {
