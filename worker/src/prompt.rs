@@ -6,6 +6,7 @@
 
 mod python;
 mod limits;
+pub(crate) mod conversation;
 
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -13,7 +14,10 @@ use serde_json::{Map, Value as Json};
 
 use hearth_shared::protocol::RequestFailure;
 
+use crate::answer::Dialect;
 use crate::model::SpecialTokens;
+
+use conversation::Conversation;
 
 /// Instructions that one rendering may take; a conversation of a thousand messages takes a few
 /// ten thousand.
@@ -25,6 +29,8 @@ const RECURSION_MAX: usize = 100;
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     special: Vec<(String, String)>,
+    /// How the model that it belongs to writes.
+    pub(crate) dialect: Dialect,
 }
 
 const NAME: &str = "chat_template";
@@ -52,28 +58,24 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, python::without_generation_tags(source))
             .map_err(|error| describe(&error))?;
-        Ok(Self { environment, special: special.0.clone() })
+        let dialect = Dialect::of(source);
+        Ok(Self { environment, special: special.0.clone(), dialect })
     }
 
     /// Renders a conversation, ready for the model to answer.
     ///
     /// # Errors
-    /// [`RequestFailure::Invalid`] if the JSON is none or no array;
     /// [`RequestFailure::Template`] if the template refuses or fails.
-    pub(crate) fn render(
-        &self,
-        messages: &str,
-        tools: Option<&str>,
-    ) -> Result<String, RequestFailure> {
-        let messages = array("messages", messages)?;
-        let tools = tools.map(|tools| array("tools", tools)).transpose()?;
+    pub(crate) fn render(&self, conversation: &Conversation) -> Result<String, RequestFailure> {
+        let Conversation { messages, tools, variables: own } = conversation;
         let mut variables = Map::new();
         for (role, token) in &self.special {
             variables.insert(role.clone(), Json::from(token.as_str()));
         }
+        variables.extend(own.clone());
         let variables = context! {
-            messages => Value::from(Serde(&messages)),
-            tools => Value::from(Serde(&tools)),
+            messages => Value::from(Serde(messages)),
+            tools => Value::from(Serde(tools)),
             documents => (),
             add_generation_prompt => true,
             ..Value::from(Serde(&variables))
@@ -88,11 +90,6 @@ impl ChatTemplate {
             Err(error) => Err(RequestFailure::Template { message: describe(&error) }),
         }
     }
-}
-
-fn array(what: &str, json: &str) -> Result<Vec<Json>, RequestFailure> {
-    serde_json::from_str(json)
-        .map_err(|error| RequestFailure::Invalid { message: format!("{what}: {error}") })
 }
 
 /// What a template itself raises stands alone; for everything else the line helps.

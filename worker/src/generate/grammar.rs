@@ -1,8 +1,8 @@
-//! One sequence's place in the grammar that its answer must follow.
+//! One sequence's way through the grammar that its answer must follow.
 //!
-//! The preparing thread compiles a grammar ([`Grammars`]); the engine asks it what the next token
-//! may be before it samples ([`Grammar::constrain`]) and tells it what was sampled
-//! ([`Grammar::take`]). Which tokens are allowed is computed by a thread of its own, while the
+//! The preparing thread compiles a [`Grammar`] ([`Grammars`]); every choice goes its own [`Walk`]
+//! through it. The engine asks what the next token may be before it samples ([`Walk::constrain`])
+//! and tells what was sampled ([`Walk::take`]). Which tokens are allowed is computed by a thread of its own, while the
 //! engine runs the model's next step. The engine waits for it only where it takes longer than that.
 
 mod compile;
@@ -13,6 +13,7 @@ mod tests;
 mod vocabulary;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
@@ -30,8 +31,18 @@ type Mask = SimpleVob;
 /// make the engine wait for its turn, and nothing else.
 const JOBS_MAX: usize = 256;
 
+/// A compiled grammar at its beginning. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Grammar(Arc<Beginning>);
+
+struct Beginning {
+    matcher: Matcher,
+    mask: Mask,
+    masks: Masks,
+}
+
 /// Where one sequence stands in its grammar.
-pub(crate) struct Grammar {
+pub(crate) struct Walk {
     place: Place,
     masks: Masks,
 }
@@ -59,20 +70,25 @@ pub(crate) enum Progress {
 impl Grammar {
     fn new(mut matcher: Matcher, masks: Masks) -> Result<Self, String> {
         let mask = matcher.compute_mask_or_eos().map_err(|error| compile::reason(&error))?;
-        Ok(Self { place: Place::Here(Box::new(matcher), mask), masks })
+        Ok(Self(Arc::new(Beginning { matcher, mask, masks })))
     }
 
-    /// The same place in the same grammar, for another choice of the same request.
-    ///
-    /// # Errors
-    /// [`RequestFailure::Constraint`]: no mask could be had.
-    pub(crate) fn fork(&mut self) -> Result<Self, RequestFailure> {
-        let (matcher, mask) = self.here()?;
+    /// Begins an answer.
+    pub(crate) fn begin(&self) -> Walk {
+        let Beginning { matcher, mask, masks } = &*self.0;
         // Deep: two that share a lexer would wait for each other.
         let place = Place::Here(Box::new(matcher.deep_clone()), mask.clone());
-        Ok(Self { place, masks: self.masks.clone() })
+        Walk { place, masks: masks.clone() }
     }
+}
 
+impl fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Grammar")
+    }
+}
+
+impl Walk {
     /// Takes away the tokens that can't come next; waits for the mask if it is not ready.
     ///
     /// [`Progress::Complete`] if that leaves none.
@@ -123,14 +139,14 @@ impl Grammar {
     }
 }
 
-impl fmt::Debug for Grammar {
+impl fmt::Debug for Walk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match &self.place {
             Place::Here(..) => "here",
             Place::Away(_) => "away",
             Place::Over => "over",
         };
-        write!(f, "Grammar({place})")
+        write!(f, "Walk({place})")
     }
 }
 

@@ -84,6 +84,13 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     Ok(Value::from_safe_string(text))
 }
 
+/// Python's `json.dumps(value, ensure_ascii=False)`.
+pub(super) fn json_text(value: &Json) -> String {
+    let mut text = String::new();
+    write_json(&mut text, value, None, 0);
+    text
+}
+
 fn write_json(text: &mut String, json: &Json, indent: Option<usize>, depth: usize) {
     match json {
         Json::Null => text.push_str("null"),

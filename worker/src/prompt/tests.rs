@@ -6,7 +6,11 @@ fn compile(source: &str) -> ChatTemplate {
 }
 
 fn render(source: &str, messages: &str) -> Result<String, RequestFailure> {
-    compile(source).render(messages, None)
+    compile(source).render(&Conversation {
+        messages: conversation::array("messages", messages)?,
+        tools: None,
+        variables: Map::new(),
+    })
 }
 
 fn message_of(result: Result<String, RequestFailure>) -> String {

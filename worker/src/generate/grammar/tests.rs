@@ -50,9 +50,9 @@ impl Model {
     }
 
     /// What may come next.
-    fn allowed(&self, grammar: &mut Grammar) -> Vec<u32> {
+    fn allowed(&self, walk: &mut Walk) -> Vec<u32> {
         let mut logits = vec![0.0; self.words.len() + 50];
-        grammar.constrain(&mut logits).unwrap();
+        walk.constrain(&mut logits).unwrap();
         let open = (0_u32..).zip(logits).filter(|&(_, logit)| logit > f32::NEG_INFINITY);
         open.map(|(id, _)| id).collect()
     }
@@ -60,18 +60,18 @@ impl Model {
     /// Follows an answer with the longest tokens that may come: how much of it the grammar lets
     /// through, and whether an answer may end there.
     fn follow(&self, shape: &Shape, answer: &str) -> (String, bool) {
-        let mut grammar = self.grammars.compile(shape).unwrap();
+        let mut walk = self.grammars.compile(shape).unwrap().begin();
         let mut rest = answer.as_bytes();
         loop {
             let passed = || answer[..answer.len() - rest.len()].to_owned();
-            let allowed = self.allowed(&mut grammar);
+            let allowed = self.allowed(&mut walk);
             let fits = |id: &&u32| !self.word(**id).is_empty() && rest.starts_with(self.word(**id));
             let longest = allowed.iter().filter(fits).max_by_key(|id| self.word(**id).len());
             let Some(&id) = longest else {
                 return (passed(), allowed.contains(&END));
             };
             rest = &rest[self.word(id).len()..];
-            if grammar.take(id).unwrap() == Progress::Complete {
+            if walk.take(id).unwrap() == Progress::Complete {
                 return (answer[..answer.len() - rest.len()].to_owned(), true);
             }
         }
@@ -80,17 +80,17 @@ impl Model {
     /// Chooses among the allowed tokens by lot until the grammar is complete.
     fn wander(&self, shape: &Shape, seed: u64) -> String {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mut grammar = self.grammars.compile(shape).unwrap();
+        let mut walk = self.grammars.compile(shape).unwrap().begin();
         let mut bytes = Vec::new();
         for _ in 0..2000 {
-            let allowed = self.allowed(&mut grammar);
+            let allowed = self.allowed(&mut walk);
             let index = random.next_u64() % u64::try_from(allowed.len()).unwrap();
             let id = allowed[usize::try_from(index).unwrap()];
             if id != END {
                 assert!(!self.tokenizer.is_special(id), "{id}");
                 bytes.extend(self.word(id));
             }
-            if grammar.take(id).unwrap() == Progress::Complete {
+            if walk.take(id).unwrap() == Progress::Complete {
                 return String::from_utf8(bytes).unwrap();
             }
         }
@@ -180,16 +180,16 @@ fn white_space_between_the_parts_of_json_comes_to_an_end() {
 #[test]
 fn what_follows_the_end_is_not_allowed() {
     let model = Model::byte_level();
-    let mut grammar = model.grammars.compile(&schema(r#"{"const": 7}"#)).unwrap();
-    assert_eq!(model.allowed(&mut grammar), [model.id("7")]);
-    assert_eq!(grammar.take(model.id("7")).unwrap(), Progress::Complete);
+    let mut walk = model.grammars.compile(&schema(r#"{"const": 7}"#)).unwrap().begin();
+    assert_eq!(model.allowed(&mut walk), [model.id("7")]);
+    assert_eq!(walk.take(model.id("7")).unwrap(), Progress::Complete);
 }
 
 #[test]
 fn ids_that_the_tokenizer_does_not_know_are_impossible() {
     let model = Model::byte_level();
-    let mut grammar = model.grammars.compile(&regex("(?s:.*)")).unwrap();
-    let allowed = model.allowed(&mut grammar);
+    let mut walk = model.grammars.compile(&regex("(?s:.*)")).unwrap().begin();
+    let allowed = model.allowed(&mut walk);
     assert!(allowed.iter().all(|&id| usize::try_from(id).unwrap() < model.words.len()));
     assert!(allowed.len() > model.words.len() / 2, "{}", allowed.len());
 }
@@ -197,8 +197,8 @@ fn ids_that_the_tokenizer_does_not_know_are_impossible() {
 #[test]
 fn choices_go_their_own_ways() {
     let model = Model::byte_level();
-    let mut first = model.grammars.compile(&regex("a[xy]|c[zw]")).unwrap();
-    let mut second = first.fork().unwrap();
+    let grammar = model.grammars.compile(&regex("a[xy]|c[zw]")).unwrap();
+    let (mut first, mut second) = (grammar.begin(), grammar.begin());
     first.take(model.id("a")).unwrap();
     second.take(model.id("c")).unwrap();
     let next = [model.allowed(&mut first), model.allowed(&mut second)];
@@ -210,9 +210,9 @@ fn choices_go_their_own_ways() {
 #[test]
 fn a_token_that_can_not_come_fails_its_sequence() {
     let model = Model::byte_level();
-    let mut grammar = model.grammars.compile(&regex("ab")).unwrap();
+    let mut walk = model.grammars.compile(&regex("ab")).unwrap().begin();
     for _ in 0..2 {
-        let refused = grammar.take(model.id("b"));
+        let refused = walk.take(model.id("b"));
         assert!(matches!(refused, Err(RequestFailure::Constraint { .. })), "{refused:?}");
     }
 }
