@@ -10,6 +10,8 @@ use hearth_shared::protocol::{
     LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
 };
 
+use crate::answer::Dialect;
+use crate::generate::grammar::Grammars;
 use crate::generate::{Engine, Forward, ForwardError};
 use crate::model::Model;
 use crate::prepare::Preparer;
@@ -48,10 +50,17 @@ pub fn load(
     let mut model =
         Model::read(Path::new(&spec.model_path)).map_err(|error| error.into_failure())?;
     // Taken and not copied: it is the largest thing that the files' reading made.
-    let tokenizer = Tokenizer::of(std::mem::take(&mut model.tokenizer))
+    let mut tokenizer = Tokenizer::of(std::mem::take(&mut model.tokenizer))
         .map_err(|error| failure(LoadFailureKind::BadFiles, error.to_string()))?;
     let ends = ends(&model, &tokenizer)?;
     let context_length = context_length(spec, &model)?;
+
+    let template = template(&model);
+    let dialect = match &template {
+        Some(Ok(template)) => template.dialect,
+        Some(Err(_)) | None => Dialect::default(),
+    };
+    dialect.markers().for_each(|marker| tokenizer.show(marker));
 
     progress(LoadStage::Runtime, 0.05);
     let runtime =
@@ -70,6 +79,7 @@ pub fn load(
     };
     let interface =
         Interface::of(&session, &model.names, hints).map_err(|error| error.into_failure())?;
+    let vocabulary = interface.logits.vocabulary;
     let slots = spec.slots.unwrap_or(SLOTS_DEFAULT).clamp(1, SLOTS_MAX);
     let mut forward = Forward::new(session, interface, to_usize(slots), to_usize(context_length))
         .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
@@ -86,13 +96,21 @@ pub fn load(
             execution_provider: provider.provider,
             execution_provider_note: provider.note,
             runtime_version: runtime.version(),
-            tools: false,
-            thinking: false,
+            tools: dialect.calls.is_some(),
+            thinking: dialect.thoughts.is_some(),
             embedding_length: None,
             device_bytes: None,
         },
-        preparer: preparer(&model, Arc::clone(&tokenizer), context_length),
-        engine: Engine::new(forward, tokenizer, ends),
+        preparer: Preparer {
+            grammars: Grammars::new(Arc::clone(&tokenizer), ends.clone()),
+            tokenizer: Arc::clone(&tokenizer),
+            template,
+            bos: model.bos,
+            ends,
+            vocabulary,
+            context_length,
+        },
+        engine: Engine::new(forward, tokenizer),
     })
 }
 
@@ -133,25 +151,17 @@ fn threads(spec: &LoadSpec) -> usize {
     }
 }
 
-fn to_usize(number: u32) -> usize {
+pub(crate) fn to_usize(number: u32) -> usize {
     usize::try_from(number).expect("usize has at least 32 bits on every platform served")
 }
 
-fn preparer(model: &Model, tokenizer: Arc<Tokenizer>, context_length: u32) -> Preparer {
-    let compile = |source: &String| {
-        let compiled = ChatTemplate::compile(source, &model.special);
-        if let Err(error) = &compiled {
-            // Raw prompts still work, so this ends no load.
-            tracing::warn!("the chat template can't be used: {error}");
-        }
-        compiled
-    };
-    Preparer {
-        tokenizer,
-        template: model.template.as_ref().map(compile),
-        bos: model.bos,
-        context_length,
+fn template(model: &Model) -> Option<Result<ChatTemplate, String>> {
+    let compiled = ChatTemplate::compile(model.template.as_ref()?, &model.special);
+    if let Err(error) = &compiled {
+        // Raw prompts still work, so this ends no load.
+        tracing::warn!("the chat template can't be used: {error}");
     }
+    Some(compiled)
 }
 
 /// A prompt of two tokens: no more, because a context may be as short as that.

@@ -1,13 +1,13 @@
 //! Text to token ids and back.
 //!
 //! The preparing thread encodes prompts, the engine decodes answers piece by piece
-//! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds no special tokens of its own: what
-//! a prompt starts with is the chat template's business.
+//! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds special tokens only where it is
+//! asked to: what a conversation starts with is the chat template's business.
 
 mod bytes;
 pub(crate) mod pieces;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use crate::model::TokenizerSource;
 
@@ -28,9 +28,18 @@ pub(crate) enum TokenizerError {
 #[derive(Debug)]
 pub(crate) struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Tokens that are structure and not text: left out of answers.
-    special: HashSet<u32>,
+    /// Tokens beside the model's vocabulary, which are written as they read.
+    added: HashMap<u32, Added>,
     spelling: Spelling,
+}
+
+#[derive(Debug)]
+struct Added {
+    text: String,
+    /// Structure and not text.
+    special: bool,
+    /// Part of answers all the same, for who reads them.
+    shown: bool,
 }
 
 impl Tokenizer {
@@ -59,10 +68,14 @@ impl Tokenizer {
     }
 
     fn built(inner: tokenizers::Tokenizer) -> Self {
-        let added = inner.get_added_tokens_decoder();
-        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let added = inner.get_added_tokens_decoder().into_iter();
+        let added = added
+            .map(|(id, token)| {
+                (id, Added { text: token.content, special: token.special, shown: false })
+            })
+            .collect();
         let spelling = Spelling::of(inner.get_decoder());
-        Self { inner, special, spelling }
+        Self { inner, added, spelling }
     }
 
     /// Encodes a text; special tokens in it are recognised, none are added.
@@ -70,10 +83,15 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`].
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => Err(TokenizerError::Encode(error.to_string())),
-        }
+        ids(self.inner.encode_fast(text, false))
+    }
+
+    /// As [`Tokenizer::encode`], with the special tokens that the model wants around any text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub(crate) fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        ids(self.inner.encode_fast(text, true))
     }
 
     /// The id of a token by its text.
@@ -81,9 +99,37 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Whether answers leave the token out.
+    /// Lets answers keep this token, though it is special: it says where thoughts or calls begin.
+    pub(crate) fn show(&mut self, token: &str) {
+        let id = self.id(token);
+        if let Some(added) = id.and_then(|id| self.added.get_mut(&id)) {
+            added.shown = true;
+        }
+    }
+
+    /// Whether the token is structure and not text.
     pub(crate) fn is_special(&self, id: u32) -> bool {
-        self.special.contains(&id)
+        self.added.get(&id).is_some_and(|added| added.special)
+    }
+
+    /// Whether answers leave the token out.
+    pub(crate) fn is_hidden(&self, id: u32) -> bool {
+        self.added.get(&id).is_some_and(|added| added.special && !added.shown)
+    }
+
+    /// One more than the highest id.
+    pub(crate) fn vocabulary_length(&self) -> usize {
+        let highest = self.inner.get_vocab(true).into_values().max();
+        highest.map_or(0, |id| usize::try_from(id).unwrap_or(usize::MAX).saturating_add(1))
+    }
+
+    /// What a token spells, to the byte; nothing if it is unknown.
+    pub(crate) fn token_bytes(&self, id: u32) -> Vec<u8> {
+        match (self.added.get(&id), self.inner.id_to_token(id)) {
+            (Some(added), _) => added.text.clone().into_bytes(),
+            (None, Some(text)) => self.spelling.bytes(&text),
+            (None, None) => Vec::new(),
+        }
     }
 
     /// Decodes ids that are not special; bytes that are no UTF-8 become U+FFFD.
@@ -91,5 +137,12 @@ impl Tokenizer {
         // The library fails on nothing that a decoder of a `tokenizer.json` can do to known
         // tokens, and unknown ids are left out.
         self.inner.decode(ids, false).unwrap_or_default()
+    }
+}
+
+fn ids(encoded: tokenizers::Result<tokenizers::Encoding>) -> Result<Vec<u32>, TokenizerError> {
+    match encoded {
+        Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+        Err(error) => Err(TokenizerError::Encode(error.to_string())),
     }
 }

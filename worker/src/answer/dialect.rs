@@ -51,10 +51,10 @@ impl Dialect {
 
     /// Texts that mean something in answers, though a vocabulary may call them special.
     pub(crate) fn markers(self) -> impl Iterator<Item = &'static str> {
-        let calls = self.calls.into_iter().flat_map(|format| {
-            let named = format.names_first().then_some(ARGUMENTS);
-            [Some(format.open()), format.close(), named].into_iter().flatten()
-        });
+        // A model whose template knows no tools is told of them in the form of Hermes.
+        let format = self.calls.unwrap_or(CallFormat::Hermes);
+        let named = format.names_first().then_some(ARGUMENTS);
+        let calls = [Some(format.open()), format.close(), named].into_iter().flatten();
         calls.chain(self.thoughts.into_iter().flat_map(|tags| [tags.open, tags.close]))
     }
 }

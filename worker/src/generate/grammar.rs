@@ -91,15 +91,12 @@ impl fmt::Debug for Grammar {
 impl Walk {
     /// Takes away the tokens that can't come next; waits for the mask if it is not ready.
     ///
-    /// [`Progress::Complete`] if that leaves none.
-    ///
     /// # Errors
     /// [`RequestFailure::Constraint`]: the grammar is too complex at this place.
-    pub(crate) fn constrain(&mut self, logits: &mut [f32]) -> Result<Progress, RequestFailure> {
+    pub(crate) fn constrain(&mut self, logits: &mut [f32]) -> Result<(), RequestFailure> {
         let (_, mask) = self.here()?;
         apply(mask, logits);
-        let any = logits.iter().any(|&logit| logit > f32::NEG_INFINITY);
-        Ok(if any { Progress::GoesOn } else { Progress::Complete })
+        Ok(())
     }
 
     /// Takes the token that was sampled, and has the next mask computed.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use hearth_shared::protocol::{ExecutionProvider, GraphChoice, LoadSpec, Part, Sampling};
 
 use super::*;
+use crate::answer::Reading;
 
 #[expect(clippy::disallowed_methods, reason = "a test finds the runtime where the gateway would")]
 fn engine() -> Engine {
@@ -35,9 +36,16 @@ fn request(id: u64, prompt: &[u32]) -> Prepared {
     Prepared {
         id: RequestId(id),
         prompt: prompt.to_vec(),
+        choices: 1,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        logit_bias: Vec::new(),
         stop: Vec::new(),
+        ends: Vec::new(),
+        tokens_min: 0,
         tokens_max: 8,
+        logprobs: None,
+        reading: Reading::default(),
+        grammar: None,
     }
 }
 

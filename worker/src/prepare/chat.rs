@@ -152,12 +152,7 @@ fn render(
     }
 }
 
-fn reading(
-    chat: &Chat,
-    template: &ChatTemplate,
-    prompt: &str,
-    offer: Option<&Offer>,
-) -> Reading {
+fn reading(chat: &Chat, template: &ChatTemplate, prompt: &str, offer: Option<&Offer>) -> Reading {
     let thoughts = template.dialect.thoughts.filter(|_| chat.split_reasoning);
     Reading {
         thoughts,

@@ -154,10 +154,8 @@ fn written_call(call: &mut Json) -> String {
 
 /// What tells a model of tools whose template does not.
 pub(crate) fn description(tools: &[Json], must_call: bool) -> String {
-    let tools: Vec<String> = tools
-        .iter()
-        .map(|tool| json_text(tool.get("function").unwrap_or(tool)))
-        .collect();
+    let tools: Vec<String> =
+        tools.iter().map(|tool| json_text(tool.get("function").unwrap_or(tool))).collect();
     let when = if must_call { "Answer by calling" } else { "If it helps, call" };
     format!(
         "You have these tools, one in each line, with their arguments as JSON schemas:\n{}\n\n\
@@ -254,7 +252,8 @@ mod tests {
         );
         let calls = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n\
                      <tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>";
-        let results = "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>";
+        let results =
+            "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>";
         let expected = json!([
             {"role": "user", "content": "?"},
             {"role": "assistant", "content": calls},

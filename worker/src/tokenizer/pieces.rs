@@ -25,7 +25,7 @@ pub(crate) struct Pieces {
 impl Pieces {
     /// Takes the next token; gives the text that is certain now.
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        if tokenizer.is_special(id) {
+        if tokenizer.is_hidden(id) {
             return String::new();
         }
         self.pending.push(id);

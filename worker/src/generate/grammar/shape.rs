@@ -31,6 +31,11 @@ pub(crate) struct Thoughts {
 }
 
 impl Shape {
+    /// An answer that is nothing but text of this kind.
+    pub(crate) fn text(constraint: Constraint) -> Self {
+        Self { thoughts: None, text: Some(constraint), calls: None }
+    }
+
     /// The grammar of such answers.
     ///
     /// # Errors

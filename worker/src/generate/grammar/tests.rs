@@ -1,6 +1,7 @@
-//! Grammars over two real vocabularies: byte-level, and SentencePiece with byte fallback.
+//! Grammars over a small vocabulary, and over two real ones: byte-level, and SentencePiece with
+//! byte fallback.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hearth_shared::protocol::JsonText;
 use rand_chacha::ChaCha8Rng;
@@ -12,8 +13,11 @@ use crate::tokenizer::Tokenizer;
 use hearth_shared::protocol::Constraint;
 use std::sync::Arc;
 
-const END: u32 = 2;
-const FIXTURES: [&str; 2] = ["smollm2-vocabulary.gguf", "mistral-vocabulary.gguf"];
+const REAL: [&str; 2] = ["smollm2-vocabulary.gguf", "mistral-vocabulary.gguf"];
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
 
 /// A model's vocabulary, and what is compiled for it.
 struct Model {
@@ -21,21 +25,28 @@ struct Model {
     tokenizer: Arc<Tokenizer>,
     /// Every token's bytes.
     words: Vec<Vec<u8>>,
+    end: u32,
 }
 
 impl Model {
-    fn of(fixture: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gguf");
-        let (_, vocabulary) = crate::gguf::open(&folder.join(fixture)).unwrap();
+    fn real(fixture: &str) -> Self {
+        let (_, vocabulary) = crate::gguf::open(&fixtures().join("gguf").join(fixture)).unwrap();
         let source = TokenizerSource::Built(Box::new(vocabulary.tokenizer));
-        let tokenizer = Arc::new(Tokenizer::of(source).unwrap());
-        let ids = (0_u32..).zip(0..tokenizer.vocabulary_length());
-        let words = ids.map(|(id, _)| tokenizer.bytes(id)).collect();
-        Self { grammars: Grammars::new(Arc::clone(&tokenizer), vec![END]), tokenizer, words }
+        Self::of(Tokenizer::of(source).unwrap(), 2)
     }
 
-    fn byte_level() -> Self {
-        Self::of(FIXTURES[0])
+    fn small() -> Self {
+        let path = fixtures().join("tiny-llama-genai-fp32/tokenizer.json");
+        let tokenizer = Tokenizer::from_json(&std::fs::read(path).unwrap()).unwrap();
+        let end = tokenizer.id("<|im_end|>").unwrap();
+        Self::of(tokenizer, end)
+    }
+
+    fn of(tokenizer: Tokenizer, end: u32) -> Self {
+        let tokenizer = Arc::new(tokenizer);
+        let ids = (0_u32..).zip(0..tokenizer.vocabulary_length());
+        let words = ids.map(|(id, _)| tokenizer.token_bytes(id)).collect();
+        Self { grammars: Grammars::new(Arc::clone(&tokenizer), vec![end]), tokenizer, words, end }
     }
 
     fn word(&self, id: u32) -> &[u8] {
@@ -68,7 +79,7 @@ impl Model {
             let fits = |id: &&u32| !self.word(**id).is_empty() && rest.starts_with(self.word(**id));
             let longest = allowed.iter().filter(fits).max_by_key(|id| self.word(**id).len());
             let Some(&id) = longest else {
-                return (passed(), allowed.contains(&END));
+                return (passed(), allowed.contains(&self.end));
             };
             rest = &rest[self.word(id).len()..];
             if walk.take(id).unwrap() == Progress::Complete {
@@ -86,7 +97,7 @@ impl Model {
             let allowed = self.allowed(&mut walk);
             let index = random.next_u64() % u64::try_from(allowed.len()).unwrap();
             let id = allowed[usize::try_from(index).unwrap()];
-            if id != END {
+            if id != self.end {
                 assert!(!self.tokenizer.is_special(id), "{id}");
                 bytes.extend(self.word(id));
             }
@@ -98,20 +109,16 @@ impl Model {
     }
 }
 
-fn text(constraint: Constraint) -> Shape {
-    Shape { thoughts: None, text: Some(constraint), calls: None }
-}
-
 fn schema(json: &str) -> Shape {
-    text(Constraint::JsonSchema(JsonText(json.to_owned())))
+    Shape::text(Constraint::JsonSchema(JsonText(json.to_owned())))
 }
 
 fn regex(pattern: &str) -> Shape {
-    text(Constraint::Regex(pattern.to_owned()))
+    Shape::text(Constraint::Regex(pattern.to_owned()))
 }
 
 fn lark(grammar: &str) -> Shape {
-    text(Constraint::Lark(grammar.to_owned()))
+    Shape::text(Constraint::Lark(grammar.to_owned()))
 }
 
 #[test]
@@ -123,8 +130,8 @@ fn whatever_is_chosen_satisfies_the_schema() {
             "tags": {"type": "array", "items": {"$ref": "#/$defs/tag"}, "maxItems": 3}
         }, "required": ["name", "age", "tags"], "$defs": {"tag": {"enum": ["a", "é", 1, null]}}}"##,
     );
-    for fixture in FIXTURES {
-        let model = Model::of(fixture);
+    for fixture in REAL {
+        let model = Model::real(fixture);
         for seed in 0..20 {
             let text = model.wander(&shape, seed);
             let value: serde_json::Value = serde_json::from_str(&text).expect(&text);
@@ -143,7 +150,7 @@ fn whatever_is_chosen_satisfies_the_schema() {
 
 #[test]
 fn text_is_followed_to_where_it_leaves_the_grammar() {
-    let object = text(Constraint::JsonObject);
+    let object = Shape::text(Constraint::JsonObject);
     let cases = [
         (
             &object,
@@ -159,8 +166,8 @@ fn text_is_followed_to_where_it_leaves_the_grammar() {
         (&lark("start: \"a\" b\nb: \"(\" b \")\" | \"x\""), "a((x))", true, "a((x))"),
         (&lark("start: \"a\" b\nb: \"(\" b \")\" | \"x\""), "a((y))", false, "a(("),
     ];
-    for fixture in FIXTURES {
-        let model = Model::of(fixture);
+    for fixture in REAL {
+        let model = Model::real(fixture);
         for (shape, answer, may_end, passed) in &cases {
             let followed = model.follow(shape, answer);
             assert_eq!(followed, ((*passed).to_owned(), *may_end), "{fixture}: {answer}");
@@ -170,8 +177,8 @@ fn text_is_followed_to_where_it_leaves_the_grammar() {
 
 #[test]
 fn white_space_between_the_parts_of_json_comes_to_an_end() {
-    let model = Model::byte_level();
-    let object = text(Constraint::JsonObject);
+    let model = Model::small();
+    let object = Shape::text(Constraint::JsonObject);
     assert_eq!(model.follow(&object, "{\n  \"a\": 1}").0, "{\n  \"a\": 1}");
     assert_eq!(model.follow(&object, "{  \"a\": 1}").0, "{ ");
     assert_eq!(model.follow(&object, "{\n\n").0, "{\n");
@@ -179,7 +186,7 @@ fn white_space_between_the_parts_of_json_comes_to_an_end() {
 
 #[test]
 fn what_follows_the_end_is_not_allowed() {
-    let model = Model::byte_level();
+    let model = Model::small();
     let mut walk = model.grammars.compile(&schema(r#"{"const": 7}"#)).unwrap().begin();
     assert_eq!(model.allowed(&mut walk), [model.id("7")]);
     assert_eq!(walk.take(model.id("7")).unwrap(), Progress::Complete);
@@ -187,7 +194,7 @@ fn what_follows_the_end_is_not_allowed() {
 
 #[test]
 fn ids_that_the_tokenizer_does_not_know_are_impossible() {
-    let model = Model::byte_level();
+    let model = Model::small();
     let mut walk = model.grammars.compile(&regex("(?s:.*)")).unwrap().begin();
     let allowed = model.allowed(&mut walk);
     assert!(allowed.iter().all(|&id| usize::try_from(id).unwrap() < model.words.len()));
@@ -196,7 +203,7 @@ fn ids_that_the_tokenizer_does_not_know_are_impossible() {
 
 #[test]
 fn choices_go_their_own_ways() {
-    let model = Model::byte_level();
+    let model = Model::small();
     let grammar = model.grammars.compile(&regex("a[xy]|c[zw]")).unwrap();
     let (mut first, mut second) = (grammar.begin(), grammar.begin());
     first.take(model.id("a")).unwrap();
@@ -209,7 +216,7 @@ fn choices_go_their_own_ways() {
 
 #[test]
 fn a_token_that_can_not_come_fails_its_sequence() {
-    let model = Model::byte_level();
+    let model = Model::small();
     let mut walk = model.grammars.compile(&regex("ab")).unwrap().begin();
     for _ in 0..2 {
         let refused = walk.take(model.id("b"));
@@ -219,7 +226,7 @@ fn a_token_that_can_not_come_fails_its_sequence() {
 
 #[test]
 fn a_grammar_that_comes_again_is_not_compiled_again() {
-    let model = Model::byte_level();
+    let model = Model::small();
     let shapes: Vec<_> = (0..20).map(|number| regex(&format!("{number}"))).collect();
     for shape in shapes.iter().chain(&shapes) {
         model.grammars.compile(shape).unwrap();
@@ -232,8 +239,9 @@ fn a_grammar_that_comes_again_is_not_compiled_again() {
 fn thoughts_come_before_what_is_constrained() {
     let thoughts =
         |opened| Thoughts { opened, open: "<think>".to_owned(), close: "</think>".to_owned() };
-    let shape = |opened| Shape { thoughts: Some(thoughts(opened)), ..text(Constraint::JsonObject) };
-    let model = Model::byte_level();
+    let shape =
+        |opened| Shape { thoughts: Some(thoughts(opened)), ..Shape::text(Constraint::JsonObject) };
+    let model = Model::small();
     let follow = |opened, answer| model.follow(&shape(opened), answer);
     let passes = |answer: &str| (answer.to_owned(), true);
     assert_eq!(
@@ -249,7 +257,7 @@ fn thoughts_come_before_what_is_constrained() {
 
 #[test]
 fn what_can_not_be_enforced_is_refused_in_words() {
-    let model = Model::byte_level();
+    let model = Model::small();
     let deep = format!("{}1{}", "{\"items\":".repeat(60), "}".repeat(60));
     let nested = format!("start: {}\"a\"{}", "(".repeat(100), ")".repeat(100));
     let long = format!("{{\"enum\": [\"{}\"]}}", "x".repeat(200_000));
@@ -293,7 +301,7 @@ fn what_can_not_be_enforced_is_refused_in_words() {
 
 #[test]
 fn annotations_and_formats_of_others_are_no_obstacle() {
-    let model = Model::byte_level();
+    let model = Model::small();
     let shape = schema(
         r#"{"$schema": "http://json-schema.org/draft-07/schema#", "title": "T", "nullable": true,
             "type": "string", "format": "password", "uniqueItems": false}"#,
@@ -303,7 +311,7 @@ fn annotations_and_formats_of_others_are_no_obstacle() {
 
 #[test]
 fn objects_have_no_properties_that_nobody_named() {
-    let model = Model::byte_level();
+    let model = Model::small();
     let cases = [
         (r#"{"properties": {"a": {}}}"#, r#"{"b"#, "{\""),
         (r#"{"properties": {"a": {}}, "additionalProperties": true}"#, r#"{"b"#, r#"{"b"#),

@@ -39,19 +39,18 @@ pub(super) fn build(tokenizer: Arc<Tokenizer>, ends: &[u32]) -> Result<TokEnv, S
 
 /// Every token's bytes by its id; none for ids that don't exist.
 fn words(tokenizer: &Tokenizer) -> Vec<Vec<u8>> {
-    let length = tokenizer.vocabulary_length();
-    let mut words = vec![Vec::new(); length];
+    let mut words = vec![Vec::new(); tokenizer.vocabulary_length()];
     let mut seen = HashSet::new();
-    // A byte that is a token of its own and a fallback besides shall be the former.
-    let (fallbacks, others): (Vec<_>, Vec<_>) =
-        (0_u32..).zip(0..length).partition(|&(id, _)| tokenizer.is_byte_fallback(id));
-    for (id, index) in others.into_iter().chain(fallbacks) {
-        let mut word = tokenizer.bytes(id);
+    // From the last one down: bytes that are no characters come first where they are tokens of
+    // their own, and a word that spells the same shall be the one that is used.
+    let count = u32::try_from(words.len()).unwrap_or(u32::MAX);
+    for (id, place) in (0..count).rev().zip(words.iter_mut().rev()) {
+        let mut word = tokenizer.token_bytes(id);
         if tokenizer.is_special(id) {
             word.insert(0, TokTrie::SPECIAL_TOKEN_MARKER);
         }
         if word.len() <= TOKEN_BYTES_MAX && seen.insert(word.clone()) {
-            words[index] = word;
+            *place = word;
         }
     }
     words
