@@ -119,6 +119,15 @@ impl Worker {
                 let ToWorker::Load(spec) = *message else { return Err(70) };
                 let name = Path::new(&spec.model_path).file_name().unwrap_or_default();
                 self.control.tell(&format!("load {}", name.to_string_lossy()));
+                self.control.tell(&format!(
+                    "spec variant={:?} graph={} provider={} threads={:?} context={:?} slots={:?}",
+                    spec.variant,
+                    spec.graph.as_str(),
+                    spec.execution_provider.as_str(),
+                    spec.threads,
+                    spec.context_length,
+                    spec.slots
+                ));
             }
             Ok(_) | Err(_) => return Err(70),
         }

@@ -4,6 +4,7 @@
 
 mod streaming;
 mod lifecycle;
+mod settings;
 mod failures;
 mod shutdown;
 mod door;
