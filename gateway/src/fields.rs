@@ -135,6 +135,22 @@ impl<'a> Fields<'a> {
         Ok(whole.filter(|n| *n >= 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
     }
 
+    /// A number of things of which there has to be one.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] for anything but a whole number above 0.
+    pub fn positive(&self, name: &str) -> Result<Option<u32>, ApiError> {
+        let Some(number) = self.integer(name)? else {
+            return Ok(None);
+        };
+        if number < 1 {
+            let path = self.path(name);
+            let message = format!("`{path}` must be at least 1, not {number}");
+            return Err(ApiError::invalid(&path, message));
+        }
+        Ok(Some(u32::try_from(number).unwrap_or(u32::MAX)))
+    }
+
     /// One string or an array of strings.
     ///
     /// # Errors

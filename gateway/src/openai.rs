@@ -4,4 +4,7 @@
 //! because theirs writes every absent field as `null` into each of thousands of chunks.
 
 pub mod chat;
+pub mod embeddings;
+pub mod rerank;
+pub mod tokenize;
 pub mod models;

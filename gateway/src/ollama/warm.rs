@@ -53,7 +53,11 @@ async fn warm(
     })))
 }
 
-async fn load_or_unload(
+/// What both kinds of loading do; gives which it was, in Ollama's word.
+///
+/// # Errors
+/// [`ApiError`] if there is no such model, or it can't be loaded.
+pub(super) async fn load_or_unload(
     app: &App,
     ask: &Ask,
     meter: &mut RequestMeter,

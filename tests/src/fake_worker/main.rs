@@ -7,6 +7,7 @@
 //! ends, the process and everything that it forked is dead.
 
 mod control;
+mod encoder;
 mod script;
 
 use std::io::{Read, Write};
@@ -166,10 +167,16 @@ impl Worker {
 
     fn obey(&mut self, message: &ToWorker) -> Next {
         match *message {
-            ToWorker::Work { id, .. } => {
-                self.control.tell(&format!("generate {id}"));
-                self.answer(id, 0)
-            }
+            ToWorker::Work { id, ref work } => match encoder::replies(id, work) {
+                None => {
+                    self.control.tell(&format!("generate {id}"));
+                    self.answer(id, 0)
+                }
+                Some(replies) => {
+                    self.control.tell(&format!("encode {id}"));
+                    self.encode(id, &replies)
+                }
+            },
             ToWorker::Cancel { id } => {
                 self.control.tell(&format!("cancel {id}"));
                 self.held.retain(|(held, _)| *held != id);
@@ -220,6 +227,18 @@ impl Worker {
             decode_us: 1,
         };
         self.news(id, Vec::new(), Some(finish));
+        Next::GoOn
+    }
+
+    /// Sends an answer that comes in few pieces; a piece is a token to the script.
+    fn encode(&mut self, id: RequestId, replies: &[FromWorker]) -> Next {
+        for (reply, index) in replies.iter().zip(0..) {
+            match self.act(Point::Token(index), Some(id)) {
+                Next::GoOn => self.send(reply),
+                Next::Hold => unreachable!("tests hold generations only"),
+                Next::End(code) => return Next::End(code),
+            }
+        }
         Next::GoOn
     }
 

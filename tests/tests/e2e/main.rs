@@ -10,6 +10,7 @@ mod shutdown;
 mod door;
 mod metrics;
 mod ollama;
+mod encoding;
 mod command_line;
 mod openai_client;
 mod real_model;
