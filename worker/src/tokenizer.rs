@@ -4,11 +4,14 @@
 //! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds no special tokens of its own: what
 //! a prompt starts with is the chat template's business.
 
+mod bytes;
 pub(crate) mod pieces;
 
 use std::collections::HashSet;
 
 use crate::model::TokenizerSource;
+
+use bytes::Spelling;
 
 /// Why a tokenizer can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,7 @@ pub(crate) struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Tokens that are structure and not text: left out of answers.
     special: HashSet<u32>,
+    spelling: Spelling,
 }
 
 impl Tokenizer {
@@ -57,7 +61,8 @@ impl Tokenizer {
     fn built(inner: tokenizers::Tokenizer) -> Self {
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
-        Self { inner, special }
+        let spelling = Spelling::of(inner.get_decoder());
+        Self { inner, special, spelling }
     }
 
     /// Encodes a text; special tokens in it are recognised, none are added.
