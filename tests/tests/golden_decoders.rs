@@ -9,6 +9,8 @@
 mod golden;
 #[path = "golden_decoders/driver.rs"]
 mod driver;
+#[path = "golden_decoders/rules.rs"]
+mod rules;
 
 use std::path::Path;
 

@@ -6,7 +6,9 @@
 
 mod forward;
 mod kv_cache;
+mod select;
 mod sampler;
+mod logprobs;
 mod sequence;
 mod slots;
 mod stop;
@@ -24,7 +26,7 @@ use crate::tokenizer::Tokenizer;
 pub(crate) use forward::{Forward, ForwardError};
 pub(crate) use sequence::count;
 
-use sequence::{Sequence, Vocabulary};
+use sequence::Sequence;
 use slots::Slots;
 
 /// Requests that wait for a slot; the gateway sends no more than there are slots, so only a few
@@ -36,20 +38,28 @@ const WAITING_MAX: usize = 256;
 pub struct Engine {
     forward: Forward,
     slots: Slots<Sequence>,
-    waiting: VecDeque<Prepared>,
+    waiting: VecDeque<Waiting>,
     tokenizer: Arc<Tokenizer>,
-    ends: Vec<u32>,
+}
+
+/// A request of which not every choice has got a slot.
+#[derive(Debug)]
+struct Waiting {
+    request: Arc<Prepared>,
+    seed: u64,
+    next_choice: u32,
+}
+
+/// What a tick has to say.
+#[derive(Debug, Default)]
+struct Said {
+    news: Vec<News>,
+    failures: Vec<(RequestId, RequestFailure)>,
 }
 
 impl Engine {
-    pub(crate) fn new(forward: Forward, tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Self {
-        Self {
-            slots: Slots::new(forward.slots()),
-            forward,
-            waiting: VecDeque::new(),
-            tokenizer,
-            ends,
-        }
+    pub(crate) fn new(forward: Forward, tokenizer: Arc<Tokenizer>) -> Self {
+        Self { slots: Slots::new(forward.slots()), forward, waiting: VecDeque::new(), tokenizer }
     }
 
     /// Lets a tick read no more than so many tokens of a prompt. Decoding waits for them, so fewer
@@ -58,7 +68,7 @@ impl Engine {
         self.forward.limit_chunk(tokens);
     }
 
-    /// Queues a request; it gets the next free slot in order.
+    /// Queues a request; its choices get the next free slots in order.
     ///
     /// # Errors
     /// [`RequestFailure::Invalid`] if far more requests wait than a gateway would send.
@@ -68,17 +78,19 @@ impl Engine {
                 message: format!("{WAITING_MAX} requests wait for a slot already"),
             });
         }
-        self.waiting.push_back(request);
+        let seed = request.sampling.seed.unwrap_or_else(drawn_seed);
+        self.waiting.push_back(Waiting { request: Arc::new(request), seed, next_choice: 0 });
         Ok(())
     }
 
-    /// Drops a request, wherever it stands; nothing more is said of it. An unknown one is no error.
+    /// Drops a request, wherever its choices stand; nothing more is said of it. An unknown one is
+    /// no error.
     pub fn cancel(&mut self, id: RequestId) {
-        self.waiting.retain(|request| request.id != id);
-        if self.slots.joining().is_some_and(|(_, sequence)| sequence.id == id) {
+        self.waiting.retain(|waiting| waiting.request.id != id);
+        if self.slots.joining().is_some_and(|(_, sequence)| sequence.id() == id) {
             self.slots.leave_joining();
         }
-        if let Some(slot) = self.slots.running().iter().position(|sequence| sequence.id == id) {
+        while let Some(slot) = self.slots.running().iter().position(|other| other.id() == id) {
             self.leave(slot);
         }
     }
@@ -89,108 +101,127 @@ impl Engine {
         self.slots.is_empty() && self.waiting.is_empty()
     }
 
-    /// The token that each running sequence was given last, for who follows ids and not texts.
-    pub fn last_tokens(&mut self) -> impl Iterator<Item = (RequestId, u32)> {
-        self.slots.running().iter().map(|sequence| (sequence.id, sequence.last))
+    /// The token that each running choice was given last, for who follows ids and not texts.
+    pub fn last_tokens(&mut self) -> impl Iterator<Item = (RequestId, u32, u32)> {
+        self.slots.running().iter().map(|sequence| (sequence.id(), sequence.choice, sequence.last))
     }
 
     /// Does one decode step and one chunk of a prompt; gives what is to be said of it.
     ///
-    /// Blocks for up to two forward passes. If one fails, the sequences in it fail, and the engine
+    /// Blocks for up to two forward passes. If one fails, the requests in it fail, and the engine
     /// stays usable.
     pub fn tick(&mut self) -> Vec<FromWorker> {
-        let mut news = Vec::new();
-        let mut failures = Vec::new();
-        self.decode(&mut news, &mut failures);
-        if self.slots.can_join()
-            && let Some(request) = self.waiting.pop_front()
-        {
-            let sequence = Sequence::new(request, drawn_seed(), Instant::now());
-            let slot = self.slots.join(sequence);
-            self.forward.clear(slot);
-        }
-        self.prefill(&mut news, &mut failures);
-        let step = (!news.is_empty()).then_some(FromWorker::Step(news));
+        let mut said = Said::default();
+        self.decode(&mut said);
+        self.drop_failed(&mut said);
+        self.let_one_join();
+        self.prefill(&mut said);
+        self.drop_failed(&mut said);
+        let step = (!said.news.is_empty()).then_some(FromWorker::Step(said.news));
+        let failures = said.failures.into_iter();
+        let failures = failures.map(|(id, reason)| FromWorker::Failed { id, reason });
         step.into_iter().chain(failures).collect()
     }
 
-    fn decode(&mut self, news: &mut Vec<News>, failures: &mut Vec<FromWorker>) {
+    fn decode(&mut self, said: &mut Said) {
         let tokens: Vec<_> = self.slots.running().iter().map(|sequence| sequence.last).collect();
         if tokens.is_empty() {
             return;
         }
         if let Err(error) = self.forward.decode(&tokens) {
-            for slot in (0..tokens.len()).rev() {
-                let id = self.leave(slot);
-                failures.push(failed(id, &error));
-            }
+            let failed =
+                self.slots.running().iter().map(|sequence| (sequence.id(), (&error).into()));
+            said.failures.extend(failed);
             return;
         }
         // From the last one down: who leaves is replaced by one that had its turn.
         for slot in (0..tokens.len()).rev() {
             let sequence = &mut self.slots.running()[slot];
-            let vocabulary = Vocabulary { tokenizer: &self.tokenizer, ends: &self.ends };
-            match advance(sequence, self.forward.logits(slot), vocabulary) {
+            match advance(sequence, self.forward.logits(slot), &self.tokenizer) {
                 Ok(update) => {
                     let over = update.finish.is_some();
-                    news.push(update);
+                    said.news.push(update);
                     if over {
                         self.leave(slot);
                     }
                 }
-                Err(failure) => {
-                    failures.push(failure);
-                    self.leave(slot);
-                }
+                Err(failure) => said.failures.push((sequence.id(), failure)),
             }
         }
     }
 
-    fn prefill(&mut self, news: &mut Vec<News>, failures: &mut Vec<FromWorker>) {
+    fn let_one_join(&mut self) {
+        if !self.slots.can_join() {
+            return;
+        }
+        let Some(waiting) = self.waiting.front_mut() else {
+            return;
+        };
+        let Waiting { request, seed, next_choice } = waiting;
+        let choice = *next_choice;
+        *next_choice += 1;
+        let sequence = Sequence::new(Arc::clone(request), choice, *seed, Instant::now());
+        if *next_choice == request.choices {
+            self.waiting.pop_front();
+        }
+        let slot = self.slots.join(sequence);
+        self.forward.clear(slot);
+    }
+
+    fn prefill(&mut self, said: &mut Said) {
         let Some((slot, sequence)) = self.slots.joining() else {
             return;
         };
+        let prompt = &sequence.request.prompt;
         let start = self.forward.length(slot);
-        let end = sequence.prompt.len().min(start + self.forward.chunk());
-        if let Err(error) = self.forward.prefill(slot, &sequence.prompt[start..end]) {
-            failures.push(failed(sequence.id, &error));
-            self.slots.leave_joining();
+        let end = prompt.len().min(start + self.forward.chunk());
+        if let Err(error) = self.forward.prefill(slot, &prompt[start..end]) {
+            said.failures.push((sequence.id(), (&error).into()));
             return;
         }
-        if end < sequence.prompt.len() {
+        if end < prompt.len() {
             return;
         }
-        let vocabulary = Vocabulary { tokenizer: &self.tokenizer, ends: &self.ends };
         let update = if sequence.wants_nothing() {
             Ok(sequence.end_without_tokens(Instant::now()))
         } else {
-            advance(sequence, self.forward.logits(0), vocabulary)
+            advance(sequence, self.forward.logits(0), &self.tokenizer)
         };
         match update {
             Ok(update) if update.finish.is_none() => {
-                news.push(update);
+                said.news.push(update);
                 if let Some(step) = self.slots.joined() {
                     self.forward.apply(step);
                 }
             }
             Ok(update) => {
-                news.push(update);
+                said.news.push(update);
                 self.slots.leave_joining();
             }
-            Err(failure) => {
-                failures.push(failure);
-                self.slots.leave_joining();
-            }
+            Err(failure) => said.failures.push((sequence.id(), failure)),
         }
     }
 
+    /// A request fails as a whole: its other choices go too, and it is told once, at the end.
+    fn drop_failed(&mut self, said: &mut Said) {
+        let mut seen = Vec::new();
+        said.failures.retain(|(id, _)| {
+            !seen.contains(id) && {
+                seen.push(*id);
+                true
+            }
+        });
+        for &id in &seen {
+            self.cancel(id);
+        }
+        said.news.retain(|news| !seen.contains(&news.id));
+    }
+
     /// A running sequence leaves, and the last one takes its slot.
-    fn leave(&mut self, slot: usize) -> RequestId {
-        let (sequence, step) = self.slots.leave(slot);
-        if let Some(step) = step {
+    fn leave(&mut self, slot: usize) {
+        if let Some(step) = self.slots.leave(slot) {
             self.forward.apply(step);
         }
-        sequence.id
     }
 }
 
@@ -198,21 +229,20 @@ impl Engine {
 fn advance(
     sequence: &mut Sequence,
     logits: &mut [f32],
-    vocabulary: Vocabulary<'_>,
-) -> Result<News, FromWorker> {
-    match sequence.sampler.next(logits) {
-        Some(token) => Ok(sequence.take(token, vocabulary, Instant::now())),
-        None => Err(FromWorker::Failed {
-            id: sequence.id,
-            reason: RequestFailure::Engine {
-                message: "the model gave no number for any token".to_owned(),
-            },
+    tokenizer: &Tokenizer,
+) -> Result<News, RequestFailure> {
+    match sequence.choose(logits) {
+        Some(token) => Ok(sequence.take(token, tokenizer, Instant::now())),
+        None => Err(RequestFailure::Engine {
+            message: "the model gave no number for any token".to_owned(),
         }),
     }
 }
 
-fn failed(id: RequestId, error: &ForwardError) -> FromWorker {
-    FromWorker::Failed { id, reason: RequestFailure::Engine { message: error.to_string() } }
+impl From<&ForwardError> for RequestFailure {
+    fn from(error: &ForwardError) -> Self {
+        Self::Engine { message: error.to_string() }
+    }
 }
 
 /// A seed for a request that brings none.

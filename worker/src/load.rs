@@ -70,6 +70,7 @@ pub fn load(
     };
     let interface =
         Interface::of(&session, &model.names, hints).map_err(|error| error.into_failure())?;
+    let vocabulary = interface.logits.vocabulary;
     let slots = spec.slots.unwrap_or(SLOTS_DEFAULT).clamp(1, SLOTS_MAX);
     let mut forward = Forward::new(session, interface, to_usize(slots), to_usize(context_length))
         .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
@@ -91,8 +92,15 @@ pub fn load(
             embedding_length: None,
             device_bytes: None,
         },
-        preparer: preparer(&model, Arc::clone(&tokenizer), context_length),
-        engine: Engine::new(forward, tokenizer, ends),
+        preparer: Preparer {
+            tokenizer: Arc::clone(&tokenizer),
+            template: template(&model),
+            bos: model.bos,
+            ends,
+            vocabulary,
+            context_length,
+        },
+        engine: Engine::new(forward, tokenizer),
     })
 }
 
@@ -133,25 +141,17 @@ fn threads(spec: &LoadSpec) -> usize {
     }
 }
 
-fn to_usize(number: u32) -> usize {
+pub(crate) fn to_usize(number: u32) -> usize {
     usize::try_from(number).expect("usize has at least 32 bits on every platform served")
 }
 
-fn preparer(model: &Model, tokenizer: Arc<Tokenizer>, context_length: u32) -> Preparer {
-    let compile = |source: &String| {
-        let compiled = ChatTemplate::compile(source, &model.special);
-        if let Err(error) = &compiled {
-            // Raw prompts still work, so this ends no load.
-            tracing::warn!("the chat template can't be used: {error}");
-        }
-        compiled
-    };
-    Preparer {
-        tokenizer,
-        template: model.template.as_ref().map(compile),
-        bos: model.bos,
-        context_length,
+fn template(model: &Model) -> Option<Result<ChatTemplate, String>> {
+    let compiled = ChatTemplate::compile(model.template.as_ref()?, &model.special);
+    if let Err(error) = &compiled {
+        // Raw prompts still work, so this ends no load.
+        tracing::warn!("the chat template can't be used: {error}");
     }
+    Some(compiled)
 }
 
 /// A prompt of two tokens: no more, because a context may be as short as that.

@@ -70,10 +70,15 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`].
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => Err(TokenizerError::Encode(error.to_string())),
-        }
+        ids(self.inner.encode_fast(text, false))
+    }
+
+    /// As [`Tokenizer::encode`], with the special tokens that the model wants around any text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub(crate) fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        ids(self.inner.encode_fast(text, true))
     }
 
     /// The id of a token by its text.
@@ -91,5 +96,12 @@ impl Tokenizer {
         // The library fails on nothing that a decoder of a `tokenizer.json` can do to known
         // tokens, and unknown ids are left out.
         self.inner.decode(ids, false).unwrap_or_default()
+    }
+}
+
+fn ids(encoded: tokenizers::Result<tokenizers::Encoding>) -> Result<Vec<u32>, TokenizerError> {
+    match encoded {
+        Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+        Err(error) => Err(TokenizerError::Encode(error.to_string())),
     }
 }

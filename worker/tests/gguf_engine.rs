@@ -50,7 +50,7 @@ fn answers(loaded: &mut Loaded, prompts: &[(u64, &str)]) -> BTreeMap<u64, Vec<u3
         for message in loaded.engine.tick() {
             assert!(matches!(message, FromWorker::Step(_)), "{message:?}");
         }
-        for (id, token) in loaded.engine.last_tokens() {
+        for (id, _, token) in loaded.engine.last_tokens() {
             answers.entry(id.0).or_default().push(token);
         }
     }

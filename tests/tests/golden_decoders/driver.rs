@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    FinishReason, FromWorker, Generate, News, Part, Prompt, RequestFailure, Sampling,
+    FinishReason, FromWorker, Generate, News, Part, Prompt, RequestFailure, Sampling, TokenLogprob,
 };
 use hearth_worker::{Engine, Loaded, Preparer};
 
@@ -16,6 +16,7 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) finish: Option<FinishReason>,
     pub(crate) counts: (u32, u32),
+    pub(crate) logprobs: Vec<TokenLogprob>,
     pub(crate) failure: Option<RequestFailure>,
 }
 
@@ -24,11 +25,18 @@ pub(crate) struct Driver {
     pub(crate) engine: Engine,
     pub(crate) preparer: Preparer,
     pub(crate) answers: BTreeMap<RequestId, Answer>,
+    /// Every choice after a request's first.
+    pub(crate) others: BTreeMap<(RequestId, u32), Answer>,
 }
 
 impl Driver {
     pub(crate) fn new(loaded: Loaded) -> Self {
-        Self { engine: loaded.engine, preparer: loaded.preparer, answers: BTreeMap::new() }
+        Self {
+            engine: loaded.engine,
+            preparer: loaded.preparer,
+            answers: BTreeMap::new(),
+            others: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn admit(&mut self, id: u64, request: Generate) {
@@ -45,13 +53,13 @@ impl Driver {
             }
         }
         let tokens: Vec<_> = self.engine.last_tokens().collect();
-        for (id, token) in tokens {
-            self.answer(id).ids.push(token);
+        for (id, choice, token) in tokens {
+            self.choice(id, choice).ids.push(token);
         }
     }
 
     pub(crate) fn note(&mut self, news: &News) {
-        let answer = self.answer(news.id);
+        let answer = self.choice(news.id, news.choice);
         assert_eq!(answer.finish, None, "news after the end");
         for part in &news.parts {
             match part {
@@ -60,11 +68,19 @@ impl Driver {
             }
         }
         answer.counts.1 += news.tokens;
+        answer.logprobs.extend_from_slice(&news.logprobs);
         if let Some(finish) = news.finish {
             answer.finish = Some(finish.reason);
             assert_eq!(finish.completion_tokens, answer.counts.1);
             assert_eq!(finish.cached_tokens, 0);
             answer.counts.0 = finish.prompt_tokens;
+        }
+    }
+
+    pub(crate) fn choice(&mut self, id: RequestId, choice: u32) -> &mut Answer {
+        match choice {
+            0 => self.answer(id),
+            _ => self.others.entry((id, choice)).or_default(),
         }
     }
 

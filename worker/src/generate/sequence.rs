@@ -1,60 +1,62 @@
-//! One request on its way: what it has generated, and when it is over.
+//! One answer on its way: what it has generated, and when it is over.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{Finish, FinishReason, News, Part};
 
+use super::logprobs::Logprobs;
 use super::sampler::Sampler;
 use super::stop::{Passed, StopTexts};
 use crate::prepare::Prepared;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::pieces::Pieces;
 
-/// A request that has a slot.
+/// A choice of a request that has a slot.
 #[derive(Debug)]
 pub(crate) struct Sequence {
-    pub(crate) id: RequestId,
-    pub(crate) prompt: Vec<u32>,
+    pub(crate) request: Arc<Prepared>,
+    pub(crate) choice: u32,
     /// The token that the next decode step is given.
     pub(crate) last: u32,
-    pub(crate) sampler: Sampler,
+    /// How many of the prompt's tokens were in a cache already.
+    cached: usize,
+    sampler: Sampler,
+    logprobs: Option<Logprobs>,
     pieces: Pieces,
     stop: StopTexts,
-    /// The most tokens to generate.
-    limit: u32,
     generated: u32,
     admitted: Instant,
     first_token: Option<Instant>,
 }
 
-/// What a sequence's text and end are decided by.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Vocabulary<'a> {
-    pub(crate) tokenizer: &'a Tokenizer,
-    /// Tokens that end a sequence.
-    pub(crate) ends: &'a [u32],
-}
-
 impl Sequence {
-    pub(crate) fn new(request: Prepared, drawn_seed: u64, now: Instant) -> Self {
+    /// `seed` is the request's; every choice makes its own of it.
+    pub(crate) fn new(request: Arc<Prepared>, choice: u32, seed: u64, now: Instant) -> Self {
+        let seed = seed.wrapping_add(u64::from(choice));
         Self {
-            id: request.id,
+            choice,
             last: 0,
-            sampler: Sampler::new(request.sampling, drawn_seed, &request.prompt),
-            prompt: request.prompt,
+            cached: 0,
+            sampler: Sampler::new(request.sampling, &request.logit_bias, seed, &request.prompt),
+            logprobs: request.logprobs.map(Logprobs::new),
             pieces: Pieces::default(),
-            stop: StopTexts::new(request.stop),
-            limit: request.tokens_max,
+            stop: StopTexts::new(request.stop.clone()),
             generated: 0,
             admitted: now,
             first_token: None,
+            request,
         }
+    }
+
+    pub(crate) fn id(&self) -> RequestId {
+        self.request.id
     }
 
     /// Whether no token is wanted: only the prompt was to be read.
     pub(crate) fn wants_nothing(&self) -> bool {
-        self.limit == 0
+        self.request.tokens_max == 0
     }
 
     /// The news of a sequence that [wants nothing](Self::wants_nothing).
@@ -62,20 +64,48 @@ impl Sequence {
         self.news(String::new(), 0, Some((FinishReason::Length, now)))
     }
 
+    /// Chooses the next token; `None` if there is none to choose. The logits are changed.
+    pub(crate) fn choose(&mut self, logits: &mut [f32]) -> Option<u32> {
+        if let Some(logprobs) = &mut self.logprobs {
+            logprobs.observe(logits);
+        }
+        self.rule_out(logits);
+        self.sampler.next(logits)
+    }
+
+    /// Sets to −∞ what must not come next, whatever the sampler would like.
+    fn rule_out(&self, logits: &mut [f32]) {
+        if self.generated >= self.request.tokens_min {
+            return;
+        }
+        for &end in &self.request.ends {
+            if let Some(logit) = usize::try_from(end).ok().and_then(|end| logits.get_mut(end)) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+
     /// Takes the token that was chosen; the news say whether it was the last one.
-    pub(crate) fn take(&mut self, token: u32, vocabulary: Vocabulary<'_>, now: Instant) -> News {
+    pub(crate) fn take(&mut self, token: u32, tokenizer: &Tokenizer, now: Instant) -> News {
         self.last = token;
         self.generated += 1;
         self.first_token.get_or_insert(now);
-        let tokenizer = vocabulary.tokenizer;
-        if vocabulary.ends.contains(&token) {
+        let mut news = self.read(token, tokenizer, now);
+        news.logprobs.extend(self.logprobs.as_mut().map(|known| known.of(token, tokenizer)));
+        news
+    }
+
+    fn read(&mut self, token: u32, tokenizer: &Tokenizer, now: Instant) -> News {
+        if self.request.ends.contains(&token) {
             let (text, _) = self.rest(tokenizer);
             return self.news(text, 1, Some((FinishReason::Stop, now)));
         }
         let piece = self.pieces.push(tokenizer, token);
-        match self.stop.push(&piece) {
+        match self.pass(piece) {
             Passed::Stopped(text) => self.news(text, 1, Some((FinishReason::Stop, now))),
-            Passed::Text(text) if self.generated < self.limit => self.news(text, 1, None),
+            Passed::Text(text) if self.generated < self.request.tokens_max => {
+                self.news(text, 1, None)
+            }
             Passed::Text(text) => {
                 let (rest, stopped) = self.rest(tokenizer);
                 let reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
@@ -84,10 +114,18 @@ impl Sequence {
         }
     }
 
+    /// The text of the least tokens is looked at by no stop text, not even by the end of one.
+    fn pass(&mut self, piece: String) -> Passed {
+        if self.generated <= self.request.tokens_min {
+            return Passed::Text(piece);
+        }
+        self.stop.push(&piece)
+    }
+
     /// What was held back, and whether a stop text came up in it after all.
     fn rest(&mut self, tokenizer: &Tokenizer) -> (String, bool) {
         let piece = std::mem::take(&mut self.pieces).finish(tokenizer);
-        match self.stop.push(&piece) {
+        match self.pass(piece) {
             Passed::Stopped(text) => (text, true),
             Passed::Text(text) => (text + &std::mem::take(&mut self.stop).finish(), false),
         }
@@ -95,8 +133,8 @@ impl Sequence {
 
     fn news(&self, text: String, tokens: u32, end: Option<(FinishReason, Instant)>) -> News {
         News {
-            id: self.id,
-            choice: 0,
+            id: self.id(),
+            choice: self.choice,
             parts: if text.is_empty() { Vec::new() } else { vec![Part::Text(text)] },
             tokens,
             logprobs: Vec::new(),
@@ -108,8 +146,8 @@ impl Sequence {
         let first_token = self.first_token.unwrap_or(now);
         Finish {
             reason,
-            prompt_tokens: count(self.prompt.len()),
-            cached_tokens: 0,
+            prompt_tokens: count(self.request.prompt.len()),
+            cached_tokens: count(self.cached),
             completion_tokens: self.generated,
             reasoning_tokens: 0,
             prefill_us: micros(self.admitted, first_token),

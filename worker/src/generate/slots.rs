@@ -72,10 +72,10 @@ impl<T> Slots<T> {
 
     /// A running sequence leaves.
     #[must_use]
-    pub(crate) fn leave(&mut self, slot: usize) -> (T, Option<Move>) {
-        let sequence = self.running.swap_remove(slot);
+    pub(crate) fn leave(&mut self, slot: usize) -> Option<Move> {
+        self.running.swap_remove(slot);
         let from = self.running.len();
-        (sequence, (from != slot).then_some(Move { from, to: slot }))
+        (from != slot).then_some(Move { from, to: slot })
     }
 }
 
@@ -94,9 +94,9 @@ mod tests {
         for name in ["a", "b", "c"] {
             assert_eq!(run(&mut slots, name), None);
         }
-        assert_eq!(slots.leave(0), ("a", Some(Move { from: 2, to: 0 })));
+        assert_eq!(slots.leave(0), Some(Move { from: 2, to: 0 }));
         assert_eq!(slots.running(), ["c", "b"]);
-        assert_eq!(slots.leave(1), ("b", None));
+        assert_eq!(slots.leave(1), None);
     }
 
     #[test]

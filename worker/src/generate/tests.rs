@@ -35,9 +35,14 @@ fn request(id: u64, prompt: &[u32]) -> Prepared {
     Prepared {
         id: RequestId(id),
         prompt: prompt.to_vec(),
+        choices: 1,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        logit_bias: Vec::new(),
         stop: Vec::new(),
+        ends: Vec::new(),
+        tokens_min: 0,
         tokens_max: 8,
+        logprobs: None,
     }
 }
 

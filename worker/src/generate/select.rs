@@ -1,0 +1,218 @@
+//! The best few of many numbers, and e to the power of many numbers, at the speed of memory.
+//!
+//! Pure. The sampler and the log-probabilities walk a whole vocabulary for every token; these
+//! loops are written so that the compiler can take several numbers at once: fixed lanes, no
+//! branches on a number, no calls. What is no number never wins and weighs nothing.
+
+use std::cmp::Ordering;
+
+/// A token that may be chosen, with its logit or what became of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Candidate {
+    pub(super) id: u32,
+    pub(super) weight: f32,
+}
+
+/// Best first, of equals the lower id: a total order, so that a seed means the same everywhere.
+pub(super) fn better_first(a: &Candidate, b: &Candidate) -> Ordering {
+    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+}
+
+/// Numbers that are worked on at once.
+const LANES: usize = 16;
+
+/// The largest number; −∞ if there is none.
+pub(super) fn largest(numbers: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = numbers.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &number) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, number);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+}
+
+/// How many numbers are passed over together when none of them is good enough.
+const BLOCK: usize = 64;
+
+/// Puts the `count` best of `numbers` into `kept`, best first, of equals the lower ids.
+pub(super) fn best(numbers: &[f32], count: usize, kept: &mut Vec<Candidate>) {
+    kept.clear();
+    let mut floor = f32::NEG_INFINITY;
+    for (first, block) in (0_u32..).step_by(BLOCK).zip(numbers.chunks(BLOCK)) {
+        if largest(block) > floor {
+            let better = (first..).zip(block).filter(|&(_, &weight)| weight > floor);
+            kept.extend(better.map(|(id, &weight)| Candidate { id, weight }));
+        }
+        if kept.len() > 2 * count + BLOCK {
+            keep_best(kept, count);
+            // Ids ascend, so a later number has to be better, not equal.
+            floor = kept.iter().map(|candidate| candidate.weight).fold(f32::INFINITY, f32::min);
+        }
+    }
+    keep_best(kept, count);
+    kept.sort_unstable_by(better_first);
+}
+
+fn keep_best(candidates: &mut Vec<Candidate>, count: usize) {
+    if count < candidates.len() {
+        candidates.select_nth_unstable_by(count, better_first);
+        candidates.truncate(count);
+    }
+}
+
+/// How many weights have a sum of their own.
+pub(super) const SUMMED: usize = 512;
+
+/// Turns logits into weights relative to the `best` one, e^((logit − best) / temperature), in
+/// place; `sums` gets the sum of every [`SUMMED`] of them. Returns the sum of all.
+pub(super) fn weigh(
+    logits: &mut [f32],
+    (best, temperature): (f32, f32),
+    sums: &mut Vec<f64>,
+) -> f64 {
+    sums.clear();
+    for block in logits.chunks_mut(SUMMED) {
+        for logit in &mut *block {
+            *logit = exp_of_negative((finite(*logit) - best) / temperature);
+        }
+        sums.push(sum(block));
+    }
+    sums.iter().sum()
+}
+
+/// The natural logarithm of the sum of e^number, the `largest` of which is known and finite.
+pub(super) fn log_sum_exp(numbers: &[f32], largest: f32) -> f64 {
+    let mut whole = 0.0;
+    let mut weights = [0.0; SUMMED];
+    for block in numbers.chunks(SUMMED) {
+        for (weight, &number) in weights.iter_mut().zip(block) {
+            *weight = exp_of_negative(finite(number) - largest);
+        }
+        whole += sum(&weights[..block.len()]);
+    }
+    f64::from(largest) + whole.ln()
+}
+
+/// +∞ would make every difference to it no number; `f32::min` would make a number of none.
+fn finite(number: f32) -> f32 {
+    if number > f32::MAX { f32::MAX } else { number }
+}
+
+fn sum(numbers: &[f32]) -> f64 {
+    let mut lanes = [0.0_f32; LANES];
+    let chunks = numbers.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &number) in lanes.iter_mut().zip(chunk) {
+            *lane += number;
+        }
+    }
+    lanes.iter().chain(rest).map(|&number| f64::from(number)).sum()
+}
+
+/// The nearest `f32`.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+pub(super) fn rounded(number: f64) -> f32 {
+    number as f32
+}
+
+/// Below this, e^x is smaller than every normal number and counts as zero.
+const LEAST_EXPONENT: f32 = -87.0;
+
+/// e^x for x ≤ 0, within two units in the last place; 0 for what is no number.
+///
+/// The libraries' function is a call for each number; this one compiles to a loop over lanes.
+fn exp_of_negative(x: f32) -> f32 {
+    // 1.5 · 2^23: adding it rounds to an integer, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // The usual minimax polynomial for (e^r − 1 − r) / r² on half a binary logarithm each way.
+    const POLYNOMIAL: [f32; 6] =
+        [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+    let counts = x > LEAST_EXPONENT;
+    let x = if counts { x } else { LEAST_EXPONENT };
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let power = rounded - ROUND;
+    let r = x - power * LN_2_HIGH - power * LN_2_LOW;
+    let series = POLYNOMIAL.iter().fold(0.0, |sum, coefficient| sum * r + coefficient);
+    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
+    let value = (series * r * r + r + 1.0) * scale;
+    if counts { value } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers without order, some of them equal.
+    fn numbers(count: u32) -> Vec<f32> {
+        (0..count).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as f32 / 100.0).collect()
+    }
+
+    #[test]
+    fn the_largest_is_found_wherever_it_stands() {
+        for count in [1, 15, 16, 17, 100] {
+            for place in 0..count {
+                let mut numbers = vec![-3.0; count];
+                numbers[place] = 1.0;
+                numbers[(place + 1) % count] = if count > 1 { f32::NAN } else { 1.0 };
+                assert_eq!(largest(&numbers), 1.0, "{place} of {count}");
+            }
+        }
+        assert_eq!(largest(&[f32::NAN]), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn the_best_are_those_that_sorting_everything_gives() {
+        let mut kept = Vec::new();
+        for count in [1, 2, 63, 64, 65, 1000, 5000] {
+            let mut numbers = numbers(count);
+            numbers[0] = f32::NAN;
+            let mut sorted: Vec<_> = (0..).zip(&numbers).skip(1).collect();
+            sorted.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(a.cmp(b)));
+            for wanted in [1, 2, 40, 300, 10_000] {
+                best(&numbers, wanted, &mut kept);
+                let found: Vec<_> = kept.iter().map(|candidate| candidate.id).collect();
+                let expected: Vec<u32> = sorted.iter().take(wanted).map(|(id, _)| *id).collect();
+                assert_eq!(found, expected, "{wanted} of {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn powers_of_e_agree_with_the_libraries() {
+        for step in 0..870_000 {
+            let x = -(step as f32) / 10_000.0;
+            let (found, expected) = (exp_of_negative(x), f64::from(x).exp());
+            let error = (f64::from(found) - expected).abs() / expected;
+            assert!(error < 2.4e-7, "e^{x}: {found} {expected}");
+        }
+        for nothing in [-87.5, -1e30, f32::NEG_INFINITY, f32::NAN] {
+            assert_eq!(exp_of_negative(nothing), 0.0);
+        }
+        assert_eq!(exp_of_negative(0.0), 1.0);
+    }
+
+    #[test]
+    fn weights_and_their_sums_are_those_of_the_definition() {
+        let logits: Vec<f32> = numbers(1300).into_iter().map(|number| number / 50.0).collect();
+        let top = largest(&logits);
+        let expected: Vec<f64> =
+            logits.iter().map(|&l| ((f64::from(l) - f64::from(top)) / 0.7).exp()).collect();
+        let (mut weights, mut sums) = (logits.clone(), Vec::new());
+        let whole = weigh(&mut weights, (top, 0.7), &mut sums);
+        assert_eq!(sums.len(), 3);
+        assert!((whole / expected.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+        assert!((sums[1] / expected[512..1024].iter().sum::<f64>() - 1.0).abs() < 1e-6);
+        for (&weight, expected) in weights.iter().zip(expected) {
+            assert!((f64::from(weight) - expected).abs() <= expected * 1e-5, "{weight} {expected}");
+        }
+        let exact: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+        assert!((log_sum_exp(&logits, top) - exact.ln()).abs() < 1e-6);
+    }
+}
