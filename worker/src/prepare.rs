@@ -62,15 +62,18 @@ impl Preparer {
     }
 
     /// The prompt as tokens; never none.
-    fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>, RequestFailure> {
+    pub(crate) fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>, RequestFailure> {
         let invalid = |message: String| RequestFailure::Invalid { message };
-        let mut ids = match prompt {
-            Prompt::Tokens(ids) => ids.clone(),
+        let encoded = match prompt {
+            Prompt::Tokens(ids) => Ok(ids.clone()),
+            Prompt::Text { text, add_special_tokens: true } => {
+                self.tokenizer.encode_with_special(text)
+            }
             Prompt::Chat(_) | Prompt::Text { .. } => {
-                let text = self.prompt_text(prompt)?;
-                self.tokenizer.encode(&text).map_err(|error| invalid(error.to_string()))?
+                self.tokenizer.encode(&self.prompt_text(prompt)?)
             }
         };
+        let mut ids = encoded.map_err(|error| invalid(error.to_string()))?;
         if ids.is_empty() {
             ids.extend(self.bos);
         }

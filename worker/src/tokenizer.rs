@@ -1,9 +1,10 @@
 //! Text to token ids and back.
 //!
 //! The preparing thread encodes prompts, the engine decodes answers piece by piece
-//! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds no special tokens of its own: what
-//! a prompt starts with is the chat template's business.
+//! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds special tokens only where it is
+//! asked to: what a conversation starts with is the chat template's business.
 
+pub(crate) mod bounded;
 mod bytes;
 pub(crate) mod pieces;
 
@@ -70,10 +71,15 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`].
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => Err(TokenizerError::Encode(error.to_string())),
-        }
+        ids(self.inner.encode_fast(text, false))
+    }
+
+    /// As [`Tokenizer::encode`], with the special tokens that the model wants around any text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub(crate) fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        ids(self.inner.encode_fast(text, true))
     }
 
     /// The id of a token by its text.
@@ -91,5 +97,12 @@ impl Tokenizer {
         // The library fails on nothing that a decoder of a `tokenizer.json` can do to known
         // tokens, and unknown ids are left out.
         self.inner.decode(ids, false).unwrap_or_default()
+    }
+}
+
+fn ids(encoded: tokenizers::Result<tokenizers::Encoding>) -> Result<Vec<u32>, TokenizerError> {
+    match encoded {
+        Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+        Err(error) => Err(TokenizerError::Encode(error.to_string())),
     }
 }
