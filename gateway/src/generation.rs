@@ -48,14 +48,18 @@ pub struct Piece {
 /// # Errors
 /// [`ApiError::UnknownModel`], with the names there are; [`ApiError::Catalog`] if nobody knows.
 pub async fn find_model(catalog: &Catalog, written: &str) -> Result<Arc<Model>, ApiError> {
-    if let Ok(name) = written.parse::<ModelName>()
-        && let Some(model) = catalog.find(&name).await?
+    let parsed = written.parse::<ModelName>().ok();
+    if let Some(name) = &parsed
+        && let Some(model) = catalog.find(name).await?
     {
         return Ok(model);
     }
     let models = catalog.models().await?;
     let names: Vec<&str> = models.keys().take(8).map(ModelName::as_str).collect();
-    let hint = if names.is_empty() {
+    let base = parsed.and_then(|name| models.get(&name.base().parse().ok()?));
+    let hint = if let Some(base) = base {
+        base.variants_hint()
+    } else if names.is_empty() {
         format!("there are no models yet; put one into {}", catalog.root().display())
     } else {
         format!("there is {}", names.join(", "))

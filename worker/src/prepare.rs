@@ -77,7 +77,7 @@ impl Preparer {
     }
 
     /// The prompt as tokens; never none.
-    fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>, RequestFailure> {
+    pub(crate) fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>, RequestFailure> {
         let invalid = |message: String| RequestFailure::Invalid { message };
         let encoded = match prompt {
             Prompt::Tokens(ids) => Ok(ids.clone()),

@@ -1,9 +1,10 @@
 //! Text to token ids and back.
 //!
 //! The preparing thread encodes prompts, the engine decodes answers piece by piece
-//! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds no special tokens of its own: what
-//! a prompt starts with is the chat template's business.
+//! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds special tokens only where it is
+//! asked to: what a conversation starts with is the chat template's business.
 
+pub(crate) mod bounded;
 mod bytes;
 pub(crate) mod pieces;
 
