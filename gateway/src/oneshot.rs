@@ -25,7 +25,7 @@ use crate::metrics::RequestMeter;
 /// As [`find_model`], and [`ApiError::Invalid`] if there is a choice.
 pub async fn find_or_only(app: &App, written: Option<&str>) -> Result<Arc<Model>, ApiError> {
     if let Some(written) = written.filter(|written| !written.is_empty()) {
-        return find_model(&app.catalog, written).await;
+        return find_model(app, written).await;
     }
     let models = app.catalog.models().await?;
     let mut models = models.values();

@@ -68,7 +68,7 @@ async fn answer(
         meter.set_outcome(Outcome::Ok);
         return Ok((ask, None));
     };
-    let model = meter.check(find_model(&app.catalog, &ask.model).await)?;
+    let model = meter.check(find_model(app, &ask.model).await)?;
     let call = Call::new(app, model, ask.keep_alive, meter);
     Ok((ask, Some(call.embed(body).await?)))
 }

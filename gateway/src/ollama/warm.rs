@@ -62,7 +62,7 @@ pub(super) async fn load_or_unload(
     ask: &Ask,
     meter: &mut RequestMeter,
 ) -> Result<&'static str, ApiError> {
-    let model = find_model(&app.catalog, &ask.model).await?;
+    let model = find_model(app, &ask.model).await?;
     meter.set_model(&model.name);
     if ask.keep_alive.is_some_and(crate::keep_alive::KeepAlive::is_zero) {
         app.fleet.unload(&model.name).await;

@@ -30,7 +30,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
     drop(request_body);
     let Request { ask, form, body } = meter.check(parsed)?;
-    let model = meter.check(find_model(&app.catalog, &ask.model).await)?;
+    let model = meter.check(find_model(app, &ask.model).await)?;
     let encoded = Call::new(app, model, ask.keep_alive, meter).embed(body).await?;
     let vectors = encoded.items.iter().zip(0..);
     let data = vectors.map(|(vector, index)| Embedding {

@@ -13,6 +13,7 @@ mod ollama;
 mod encoding;
 mod command_line;
 mod openai_client;
+mod openai_chat;
 mod real_model;
 mod gguf;
 
