@@ -3,11 +3,12 @@
 //! A request's model name is a key into the last scan and never becomes part of a path. A scan is
 //! made when somebody asks and the last one is older than a moment, so that a model dropped into
 //! `models/` is there for the next request. Nothing here opens a model; the worker does. Of each
-//! layout only what listings show is read: `genai.rs` a folder's configuration, `gguf.rs` the head
-//! of a file.
+//! layout only what listings show is read: `genai.rs` and `huggingface.rs` a folder's configuration,
+//! `gguf.rs` the head of a file.
 
 mod genai;
 mod gguf;
+mod huggingface;
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
+use hearth_shared::protocol::ModelKind;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -31,7 +33,9 @@ pub struct Model {
     pub name: ModelName,
     /// Its folder or file, absolute.
     pub path: PathBuf,
-    /// All its files together, in bytes.
+    /// What could stand behind the colon of its name, and how many bytes its weights have.
+    pub variants: BTreeMap<String, u64>,
+    /// All its files together, in bytes; of several variants, only the one that is loaded.
     pub size_bytes: u64,
     /// When the newest of them was changed.
     pub modified: jiff::Timestamp,
@@ -47,6 +51,8 @@ pub struct Model {
 pub struct Facts {
     /// `onnx` or `gguf`.
     pub format: &'static str,
+    /// What it is for, as far as can be told without loading it.
+    pub kind: ModelKind,
     /// The family: `llama`, `qwen3`, …
     pub family: String,
     /// How many parameters: `135M`, `7B`.
@@ -105,18 +111,18 @@ impl Catalog {
     }
 
     /// The model of this name, if there is one at this moment: a model that was put there just
-    /// before the request is found.
+    /// before the request is found. What stands behind a colon picks one of its variants.
     ///
     /// # Errors
     /// As [`Catalog::models`].
     pub async fn find(&self, name: &ModelName) -> Result<Option<Arc<Model>>, CatalogUnavailable> {
         let asked = Instant::now();
-        if let Some(model) = self.models().await?.get(name) {
-            return Ok(Some(Arc::clone(model)));
+        if let Some(model) = pick(&*self.models().await?, name) {
+            return Ok(Some(model));
         }
         // What others asked to be scanned meanwhile serves all who miss something.
         let models = self.scan_unless(|begun| begun >= asked).await?;
-        Ok(models.get(name).cloned())
+        Ok(pick(&models, name))
     }
 
     async fn scan_unless(
@@ -133,6 +139,45 @@ impl Catalog {
             last.take(&self.root, scanned);
         }
         last.models.clone().ok_or(CatalogUnavailable)
+    }
+}
+
+/// The model of this name, or the variant that the name asks for.
+fn pick(models: &BTreeMap<ModelName, Arc<Model>>, name: &ModelName) -> Option<Arc<Model>> {
+    if let Some(model) = models.get(name) {
+        return Some(Arc::clone(model));
+    }
+    let variant = name.variant()?;
+    let model = models.get(&name.base().parse::<ModelName>().ok()?)?;
+    model.with_variant(name, variant).map(Arc::new)
+}
+
+impl Model {
+    /// What could have stood behind the colon, for whoever asked for a variant that is not there.
+    #[must_use]
+    pub fn variants_hint(&self) -> String {
+        let names: Vec<_> = self.variants.keys().map(String::as_str).collect();
+        if names.is_empty() {
+            format!("`{}` has no variants", self.name)
+        } else {
+            format!("`{}` has the variants {}", self.name, names.join(", "))
+        }
+    }
+
+    /// This model under a name that asks for one of its variants, if it has that one.
+    fn with_variant(&self, name: &ModelName, variant: &str) -> Option<Self> {
+        let bytes = self.variants.get(variant)?;
+        let default = huggingface::default_variant(self.facts.kind, &self.variants);
+        let loaded_by_default = default.and_then(|variant| self.variants.get(variant));
+        Some(Self {
+            name: name.clone(),
+            size_bytes: self.size_bytes - loaded_by_default.unwrap_or(&0) + bytes,
+            facts: Facts {
+                quantization_level: huggingface::quantization_level(variant),
+                ..self.facts.clone()
+            },
+            ..self.clone()
+        })
     }
 }
 
@@ -174,6 +219,28 @@ mod tests {
         tokio::time::advance(FRESH_FOR).await;
         assert_eq!(catalog.models().await.unwrap().len(), 0);
         assert_eq!(catalog.last.lock().await.problems, BTreeSet::new());
+    }
+
+    #[tokio::test]
+    async fn what_stands_behind_the_colon_picks_a_variant() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("m");
+        std::fs::create_dir_all(folder.join("onnx")).unwrap();
+        std::fs::write(folder.join("config.json"), r#"{"architectures":["BertModel"]}"#).unwrap();
+        for (file, bytes) in [("model.onnx", 100), ("model_fp16.onnx", 60)] {
+            std::fs::write(folder.join("onnx").join(file), vec![0; bytes]).unwrap();
+        }
+        let catalog = Catalog::new(home.path().to_owned());
+        let found = async |name: &str| catalog.find(&name.parse().unwrap()).await.unwrap();
+        let plain = found("m").await.unwrap();
+        assert_eq!(found("m:latest").await.unwrap(), plain);
+        assert_eq!((plain.name.as_str(), plain.size_bytes), ("m", 131));
+        let half = found("m:fp16").await.unwrap();
+        assert_eq!((half.name.as_str(), half.size_bytes), ("m:fp16", 91));
+        assert_eq!(half.path, plain.path);
+        assert_eq!(half.facts.quantization_level, "F16");
+        assert_eq!(found("m:q4").await, None);
+        assert_eq!(catalog.models().await.unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

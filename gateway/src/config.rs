@@ -5,19 +5,17 @@
 
 mod keys;
 mod listen;
+mod models;
 mod names;
 
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hearth_shared::protocol::ExecutionProvider;
-
 use self::keys::Values;
-pub use self::keys::{KEYS, Key, Kind};
+pub use self::keys::{KEYS, Key, Kind, MODEL_KEYS};
 pub use self::listen::Listen;
-use crate::keep_alive::KeepAlive;
+pub use self::models::{ModelSettings, Models};
 
 /// Everything that can be set, checked.
 #[derive(Debug, Clone)]
@@ -32,16 +30,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Web pages' origins that may call this server.
     pub allowed_origins: Vec<String>,
-    /// How long a worker stays when no request said otherwise.
-    pub keep_alive: KeepAlive,
-    /// Where models run.
-    pub execution_provider: ExecutionProvider,
-    /// Threads of one forward pass; `None` is the worker's choice.
-    pub threads: Option<NonZeroU32>,
-    /// Sequences at once per worker; `None` is the worker's choice.
-    pub slots: Option<NonZeroU32>,
-    /// The most tokens in a sequence; `None` is what the model says.
-    pub context_length: Option<NonZeroU32>,
+    /// How models are loaded and kept.
+    pub models: Models,
     /// How many requests may wait for one model.
     pub max_queue: usize,
     /// How long a request may wait for a worker.
@@ -111,8 +101,36 @@ pub enum ConfigError {
         message: String,
     },
     /// The file has a key that means nothing.
-    #[error("hearth.toml: there is no key `{0}`; `hearth serve --help` lists them")]
-    UnknownKey(String),
+    #[error("{}", unknown_key(.key, .model.as_deref(), *.closest))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The model in whose table it stands.
+        model: Option<String>,
+        /// What may have been meant.
+        closest: Option<&'static str>,
+    },
+    /// `models` is something else than tables by name.
+    #[error("hearth.toml: `models` holds tables alone; begin each with a line [models.\"NAME\"]")]
+    ModelsAreTables,
+    /// A table is for what can't be a model's name.
+    #[error("hearth.toml, [models.\"{model}\"]: {error}")]
+    ModelName {
+        /// The name.
+        model: String,
+        /// What is wrong with it.
+        error: hearth_shared::ids::ModelNameError,
+    },
+    /// A value in a model's table makes no sense.
+    #[error("hearth.toml, [models.\"{model}\"]: {key}: {message}")]
+    ModelValue {
+        /// The model.
+        model: String,
+        /// The key.
+        key: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
     /// A value makes no sense.
     #[error("{key} (or {variable}): {message}")]
     Value {
@@ -131,6 +149,12 @@ impl ConfigError {
     }
 }
 
+fn unknown_key(key: &str, model: Option<&str>, closest: Option<&str>) -> String {
+    let place = model.map_or(String::new(), |model| format!(", [models.\"{model}\"]"));
+    let meant = closest.map_or(String::new(), |closest| format!(" do you mean `{closest}`?"));
+    format!("hearth.toml{place}: there is no key `{key}`;{meant} `hearth serve --help` lists them")
+}
+
 /// The environment as a function, so that tests need not change the real one.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -141,8 +165,6 @@ pub fn process_environment(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// More sequences in one batch than this no model's cache has room for.
-const SLOTS_MAX: u32 = 256;
 /// More connections than this want a balancer.
 const CONNECTIONS_MAX: u32 = 4096;
 
@@ -170,8 +192,8 @@ impl Config {
             Some(path) => (path, true),
             None => (home.join("hearth.toml"), false),
         };
-        let values = Values::new(read_table(&path, required)?, environment)?;
-        check(&values, home, environment)
+        let (values, models) = Values::new(read_table(&path, required)?, environment)?;
+        check(&values, Models::read(&values, &models)?, home, environment)
     }
 }
 
@@ -217,6 +239,7 @@ fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError
 
 fn check(
     values: &Values,
+    models: Models,
     home: PathBuf,
     environment: Environment<'_>,
 ) -> Result<Config, ConfigError> {
@@ -224,23 +247,14 @@ fn check(
         Some(text) => text.parse().map_err(|error| ConfigError::value("host", error))?,
         None => Listen::default(),
     };
-    let keep_alive = match values.text_or_number("keep_alive")? {
-        Some(text) => text.parse().map_err(|error| ConfigError::value("keep_alive", error))?,
-        None => KeepAlive::For(Duration::from_secs(5 * 60)),
-    };
     let path = |key| Ok(values.text(key)?.map(PathBuf::from));
-    let count = |key, most| Ok(values.number(key, 1..=most)?.and_then(NonZeroU32::new));
     let size = |key, most, default| Ok(values.number(key, 1..=most)?.unwrap_or(default) as usize);
     Ok(Config {
         host,
         api_key: values.text("api_key")?.map(api_key).transpose()?,
         allowed_hosts: each(values.list("allowed_hosts")?, names::host)?,
         allowed_origins: each(values.list("allowed_origins")?, names::origin)?,
-        keep_alive,
-        execution_provider: execution_provider(values.text("execution_provider")?)?,
-        threads: count("threads", u32::MAX)?,
-        slots: count("slots", SLOTS_MAX)?,
-        context_length: count("context_length", u32::MAX)?,
+        models,
         max_queue: size("max_queue", u32::MAX, 512)?,
         queue_timeout: values.duration("queue_timeout", 600)?,
         load_timeout: values.duration("load_timeout", 300)?,
@@ -265,24 +279,6 @@ fn each(
     read: impl Fn(&str) -> Result<String, ConfigError>,
 ) -> Result<Vec<String>, ConfigError> {
     texts.into_iter().map(read).collect()
-}
-
-fn execution_provider(text: Option<&str>) -> Result<ExecutionProvider, ConfigError> {
-    let Some(text) = text else {
-        return Ok(ExecutionProvider::Auto);
-    };
-    [
-        ExecutionProvider::Auto,
-        ExecutionProvider::Cpu,
-        ExecutionProvider::Cuda,
-        ExecutionProvider::DirectMl,
-    ]
-    .into_iter()
-    .find(|provider| provider.as_str() == text)
-    .ok_or_else(|| {
-        let message = format!("must be auto, cpu, cuda or directml, not `{text}`");
-        ConfigError::value("execution_provider", message)
-    })
 }
 
 fn api_key(text: &str) -> Result<ApiKey, ConfigError> {

@@ -59,6 +59,11 @@ impl<'a> Fields<'a> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
+    /// The names of all fields that are there.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.map.keys().map(String::as_str)
+    }
+
     /// The name under which a client knows the field.
     #[must_use]
     pub fn path(&self, name: &str) -> String {
@@ -68,6 +73,17 @@ impl<'a> Fields<'a> {
     fn wrong(&self, name: &str, expected: &str, found: &Value) -> ApiError {
         let path = self.path(name);
         ApiError::invalid(&path, format!("`{path}` must be {expected}, not {}", kind_of(found)))
+    }
+
+    /// The model to use.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] if none is named.
+    pub fn model(&self) -> Result<String, ApiError> {
+        match self.text("model")? {
+            Some(model) if !model.is_empty() => Ok(model.to_owned()),
+            _ => Err(ApiError::invalid("model", "`model` is missing: say which model to use")),
+        }
     }
 
     /// # Errors
@@ -119,8 +135,8 @@ impl<'a> Fields<'a> {
             return Ok(None);
         };
         let whole = value.as_i64().or_else(|| {
-            let number = value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9e15)?;
-            #[expect(clippy::cast_possible_truncation, reason = "whole and far below 2^63")]
+            let number = value.as_f64().filter(|n| n.fract() == 0.0)?;
+            #[expect(clippy::cast_possible_truncation, reason = "whole, and what is more is most")]
             Some(number as i64)
         });
         whole.map(Some).ok_or_else(|| self.wrong(name, "a whole number", value))
@@ -133,6 +149,22 @@ impl<'a> Fields<'a> {
     pub fn count(&self, name: &str) -> Result<Option<u32>, ApiError> {
         let whole = self.integer(name)?;
         Ok(whole.filter(|n| *n >= 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
+    }
+
+    /// A number of things of which there has to be one.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] for anything but a whole number above 0.
+    pub fn positive(&self, name: &str) -> Result<Option<u32>, ApiError> {
+        let Some(number) = self.integer(name)? else {
+            return Ok(None);
+        };
+        if number < 1 {
+            let path = self.path(name);
+            let message = format!("`{path}` must be at least 1, not {number}");
+            return Err(ApiError::invalid(&path, message));
+        }
+        Ok(Some(u32::try_from(number).unwrap_or(u32::MAX)))
     }
 
     /// One string or an array of strings.

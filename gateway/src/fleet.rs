@@ -32,11 +32,12 @@ use self::life::{Life, ORDERS_MAX, Order, Report};
 use self::link::Link;
 pub use self::link::{Loss, Replies, Reply, SendError};
 use self::place::Place;
-use self::scheduler::{Effect, Event, Scheduler, Wants, WorkerNews};
+use self::scheduler::{Effect, Event, Profile, Scheduler, Wants, WorkerNews};
 pub use self::scheduler::{Refusal, Rules};
 use self::status::{Snapshot, WorkerFacts};
 use self::worker::{ProcessExit, TicketId, WorkerId};
 use crate::catalog::Model;
+use crate::config::Models;
 use crate::keep_alive::KeepAlive;
 use crate::metrics::FleetMetrics;
 
@@ -54,8 +55,10 @@ pub struct WorkerSettings {
     pub environment: Vec<(OsString, OsString)>,
     /// A directory that is ours alone, for sockets.
     pub run_dir: PathBuf,
-    /// What to load with; the model's path is filled in.
-    pub spec: LoadSpec,
+    /// ONNX Runtime's library.
+    pub runtime_library: PathBuf,
+    /// How each model is loaded and kept.
+    pub models: Models,
 }
 
 /// A handle on the fleet; clones are cheap and the same fleet.
@@ -282,10 +285,10 @@ impl FleetTask {
         match command {
             Command::Acquire { model, ticket, keep_alive, wants, answer } => {
                 self.pending.insert(ticket, answer);
-                let fingerprint = model.digest.clone();
+                let profile = Arc::new(self.profile(&model));
                 let name = model.name.clone();
                 self.models.insert(name.clone(), model);
-                let event = Event::Acquire { model: name, ticket, keep_alive, fingerprint, wants };
+                let event = Event::Acquire { model: name, ticket, keep_alive, profile, wants };
                 self.give(event);
             }
             Command::Event(event) => {
@@ -295,6 +298,21 @@ impl FleetTask {
                 }
                 self.give(event);
             }
+        }
+    }
+
+    fn load_spec(&self, model: &Model) -> LoadSpec {
+        let settings = self.workers.models.of(&model.name);
+        settings.load_spec(&model.name, &model.path, &self.workers.runtime_library)
+    }
+
+    fn profile(&self, model: &Model) -> Profile {
+        let settings = self.workers.models.of(&model.name);
+        let spec = self.load_spec(model);
+        Profile {
+            fingerprint: format!("{} {spec:?}", model.digest),
+            keep_alive: settings.keep_alive,
+            pinned: settings.pinned,
         }
     }
 
@@ -377,10 +395,7 @@ impl FleetTask {
         let model =
             Arc::clone(self.models.get(name).expect("only models that were asked for start"));
         let (orders, inbox) = mpsc::channel(ORDERS_MAX);
-        let spec = LoadSpec {
-            model_path: model.path.to_string_lossy().into_owned(),
-            ..self.workers.spec.clone()
-        };
+        let spec = self.load_spec(&model);
         let life = Life {
             worker,
             model: name.clone(),

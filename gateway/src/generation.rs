@@ -1,18 +1,26 @@
 //! One request's way through the fleet, the same for every dialect: find the model, get a lease,
 //! send, wait for the first news, try once more if the worker was lost before there was any.
 //!
-//! The dialects call it with what they parsed, and write what it gives. Dropping it at any point
-//! cancels the request, frees its place and counts it as cancelled.
+//! The dialects call it with what they parsed, and write what it gives: news of one choice after
+//! the other, or every choice as a whole (`choice.rs`). Dropping it at any point cancels the
+//! request, frees its place and counts it as cancelled.
 
+mod choice;
+mod lookup;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::{Finish, Generate, News, Part, Work};
+use hearth_shared::protocol::{Generate, News, RequestFailure, Work};
 use tokio::time::Instant;
 
-use crate::catalog::{Catalog, Model};
+use self::choice::Growing;
+pub use self::choice::{Choice, ToolCall, Usage, new_call_id};
+pub use self::lookup::find_model;
+use crate::app::App;
+use crate::catalog::Model;
 use crate::error::ApiError;
-use crate::fleet::{Fleet, Loss, Replies, Reply, SendError};
+use crate::fleet::{Loss, Replies, Reply, SendError};
 use crate::keep_alive::KeepAlive;
 use crate::metrics::RequestMeter;
 
@@ -29,39 +37,13 @@ pub struct Ask {
 #[derive(Debug)]
 pub struct Generation {
     replies: Replies,
-    /// The first news, which was waited for before the answer began.
-    first: Option<News>,
+    /// What was waited for before the answer began.
+    early: VecDeque<News>,
+    choices: u32,
+    /// Choices that have not finished.
+    open: u32,
+    usage: Usage,
     meter: RequestMeter,
-}
-
-/// A part of an answer.
-#[derive(Debug)]
-pub struct Piece {
-    /// New text; may be empty.
-    pub text: String,
-    /// Set on the last part.
-    pub finish: Option<Finish>,
-}
-
-/// Looks a model up by what a client wrote.
-///
-/// # Errors
-/// [`ApiError::UnknownModel`], with the names there are; [`ApiError::Catalog`] if nobody knows.
-pub async fn find_model(catalog: &Catalog, written: &str) -> Result<Arc<Model>, ApiError> {
-    if let Ok(name) = written.parse::<ModelName>()
-        && let Some(model) = catalog.find(&name).await?
-    {
-        return Ok(model);
-    }
-    let models = catalog.models().await?;
-    let names: Vec<&str> = models.keys().take(8).map(ModelName::as_str).collect();
-    let hint = if names.is_empty() {
-        format!("there are no models yet; put one into {}", catalog.root().display())
-    } else {
-        format!("there is {}", names.join(", "))
-    };
-    let name = written.chars().take(hearth_shared::ids::MODEL_NAME_BYTES_MAX).collect();
-    Err(ApiError::UnknownModel { name, hint })
 }
 
 impl Generation {
@@ -76,47 +58,55 @@ impl Generation {
     /// # Cancel safety
     /// Safe: dropping the future cancels the request.
     pub async fn start(
-        fleet: &Fleet,
+        app: &App,
         model: &Arc<Model>,
         keep_alive: Option<KeepAlive>,
         body: Generate,
         mut meter: RequestMeter,
     ) -> Result<Self, ApiError> {
         meter.set_model(&model.name);
-        let mut attempt = try_once(fleet, model, keep_alive, body.clone(), &mut meter).await;
+        let choices = body.choices;
+        let mut attempt = try_once(app, model, keep_alive, body.clone(), &mut meter).await;
         if matches!(attempt, Err(ApiError::Lost(Loss::WorkerGone))) {
             tracing::warn!(model = %model.name, "lost a worker before its answer began; once more");
-            attempt = try_once(fleet, model, keep_alive, body, &mut meter).await;
+            attempt = try_once(app, model, keep_alive, body, &mut meter).await;
         }
-        match attempt {
-            Ok((replies, first)) => Ok(Self { replies, first: Some(first), meter }),
-            Err(error) => meter.check(Err(error)),
-        }
+        let (replies, early) = meter.check(attempt)?;
+        Ok(Self { replies, early, choices, open: choices, usage: Usage::default(), meter })
     }
 
-    /// The next part of the answer. After the one with `finish` there is none to ask for.
+    /// What is new of one choice; `None` once every choice has finished.
     ///
     /// # Errors
     /// [`ApiError`] if the answer breaks off; the request is counted as failed.
-    pub async fn next(&mut self) -> Result<Piece, ApiError> {
-        let news = match self.first.take() {
-            Some(news) => Ok(news),
-            None => next_news(&mut self.replies).await,
-        };
-        match news {
-            Ok(News { parts, tokens, finish, .. }) => {
-                self.meter.tokens(tokens);
-                if let Some(finish) = &finish {
-                    self.meter.finished(finish.prompt_tokens, finish.completion_tokens);
-                }
-                let texts = parts.into_iter().filter_map(|part| match part {
-                    Part::Text(text) => Some(text),
-                    Part::Reasoning(_) | Part::ToolCall { .. } | Part::ToolArguments { .. } => None,
-                });
-                Ok(Piece { text: texts.collect(), finish })
+    ///
+    /// # Cancel safety
+    /// Safe: news are either returned or still there.
+    pub async fn next(&mut self) -> Result<Option<News>, ApiError> {
+        let news = match self.early.pop_front() {
+            Some(news) => news,
+            None if self.open == 0 => return Ok(None),
+            None => {
+                let news = next_news(&mut self.replies).await;
+                self.meter.check(news)?
             }
-            Err(error) => self.meter.check(Err(error)),
+        };
+        self.meter.tokens(news.tokens);
+        if let Some(finish) = &news.finish {
+            self.usage.add(finish);
+            self.open = self.open.saturating_sub(1);
+            if self.open == 0 {
+                let Usage { prompt_tokens, longest, .. } = self.usage;
+                self.meter.finished(prompt_tokens, longest);
+            }
         }
+        Ok(Some(news))
+    }
+
+    /// The counts of the choices that have finished.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// When the request arrived.
@@ -125,30 +115,30 @@ impl Generation {
         self.meter.arrived()
     }
 
-    /// The rest of the answer, all at once.
+    /// The rest of the answer, every choice as a whole and in order.
     ///
     /// # Errors
     /// As [`Generation::next`]; what had come is lost.
-    pub async fn collect(mut self) -> Result<(String, Finish), ApiError> {
-        let mut text = String::new();
-        loop {
-            let piece = self.next().await?;
-            text.push_str(&piece.text);
-            if let Some(finish) = piece.finish {
-                return Ok((text, finish));
-            }
+    pub async fn collect(mut self) -> Result<Vec<Choice>, ApiError> {
+        let mut choices: Vec<Growing> = (0..self.choices).map(|_| Growing::default()).collect();
+        while let Some(news) = self.next().await? {
+            let index = usize::try_from(news.choice).unwrap_or(usize::MAX);
+            let choice = choices.get_mut(index).expect("the link lets only known choices through");
+            choice.take(news);
         }
+        let whole: Option<Vec<Choice>> = choices.into_iter().map(Growing::whole).collect();
+        Ok(whole.expect("there are no more news because every choice has finished"))
     }
 }
 
 async fn try_once(
-    fleet: &Fleet,
+    app: &App,
     model: &Arc<Model>,
     keep_alive: Option<KeepAlive>,
     body: Generate,
     meter: &mut RequestMeter,
-) -> Result<(Replies, News), ApiError> {
-    let lease = fleet.acquire(model, keep_alive).await;
+) -> Result<(Replies, VecDeque<News>), ApiError> {
+    let lease = app.fleet.acquire(model, keep_alive).await;
     let lease =
         lease.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?;
     meter.leased();
@@ -156,14 +146,14 @@ async fn try_once(
         SendError::Lost => ApiError::Lost(Loss::WorkerGone),
         SendError::Encode(error) => ApiError::TooLarge(error),
     })?;
-    // News without text, as when a character is not whole yet, begin no answer.
-    let mut tokens = 0;
+    // News without a part, as when a character is not whole yet, begin no answer.
+    let mut early = VecDeque::new();
     loop {
-        let mut news = next_news(&mut replies).await?;
-        tokens += news.tokens;
-        if !news.parts.is_empty() || news.finish.is_some() {
-            news.tokens = tokens;
-            return Ok((replies, news));
+        let news = next_news(&mut replies).await?;
+        let begins = !news.parts.is_empty() || news.finish.is_some();
+        early.push_back(news);
+        if begins {
+            return Ok((replies, early));
         }
     }
 }
@@ -172,10 +162,23 @@ async fn next_news(replies: &mut Replies) -> Result<News, ApiError> {
     match replies.next().await {
         Ok(Reply::News(news)) => Ok(news),
         Ok(Reply::Failed(failure)) => {
-            tracing::info!(?failure, "a worker refused a request or failed on it");
+            tell(&failure);
             Err(ApiError::Worker(failure))
         }
         Ok(other) => unreachable!("the link lets no {other:?} through to a generation"),
         Err(loss) => Err(ApiError::Lost(loss)),
+    }
+}
+
+/// What a template or a constraint says can repeat the prompt, which is in no log.
+fn tell(failure: &RequestFailure) {
+    match failure {
+        RequestFailure::Engine { message } => tracing::warn!(message, "a worker failed"),
+        RequestFailure::ContextOverflow { .. }
+        | RequestFailure::Template { .. }
+        | RequestFailure::NoTemplate
+        | RequestFailure::Unsupported { .. }
+        | RequestFailure::Constraint { .. }
+        | RequestFailure::Invalid { .. } => tracing::debug!("a worker refused a request"),
     }
 }

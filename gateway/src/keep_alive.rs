@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// How long an idle worker is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How long an idle worker is kept. For ever is longer than anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeepAlive {
     /// This long from the end of the last request; zero means not at all.
     For(Duration),
@@ -91,6 +91,35 @@ impl KeepAlive {
         } else {
             Some(Self::For(Duration::from_secs_f64(seconds)))
         }
+    }
+}
+
+/// What whoever runs the gateway allows requests to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepAlivePolicy {
+    /// What holds when no request said anything.
+    pub default: KeepAlive,
+    /// The shortest; `None` sets no bound.
+    pub min: Option<KeepAlive>,
+    /// The longest; `None` sets no bound.
+    pub max: Option<KeepAlive>,
+    /// Whether requests have no say at all.
+    pub ignores_clients: bool,
+}
+
+impl KeepAlivePolicy {
+    /// A default, and no bounds.
+    #[must_use]
+    pub fn of(default: KeepAlive) -> Self {
+        Self { default, min: None, max: None, ignores_clients: false }
+    }
+
+    /// What holds after a request asked for `asked`. The default keeps to the bounds as well.
+    #[must_use]
+    pub fn settle(self, asked: Option<KeepAlive>) -> KeepAlive {
+        let asked = asked.filter(|_| !self.ignores_clients).unwrap_or(self.default);
+        let at_least = self.min.map_or(asked, |min| asked.max(min));
+        self.max.map_or(at_least, |max| at_least.min(max))
     }
 }
 
@@ -216,6 +245,27 @@ mod tests {
         ] {
             let error = KeepAlive::from_json(&given).expect_err(&given.to_string());
             assert!(error.to_string().contains("use a number of seconds"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_policy_bounds_what_requests_ask_for() {
+        let of = |text: &str| text.parse::<KeepAlive>().unwrap();
+        let free = KeepAlivePolicy::of(of("5m"));
+        let bound = KeepAlivePolicy { min: Some(of("1m")), max: Some(of("1h")), ..free };
+        let deaf = KeepAlivePolicy { ignores_clients: true, ..free };
+        let low = KeepAlivePolicy { default: of("1s"), ..bound };
+        for (policy, asked, settled) in [
+            (free, None, "5m"),
+            (free, Some("0"), "0"),
+            (free, Some("-1"), "-1"),
+            (bound, Some("0"), "1m"),
+            (bound, Some("-1"), "1h"),
+            (bound, Some("2m"), "2m"),
+            (deaf, Some("2m"), "5m"),
+            (low, None, "1m"),
+        ] {
+            assert_eq!(policy.settle(asked.map(of)), of(settled), "{policy:?} {asked:?}");
         }
     }
 

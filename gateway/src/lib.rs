@@ -2,8 +2,9 @@
 //!
 //! A request walks through the modules in this order. `server` accepts it, `guard` refuses
 //! strangers, `route` picks the endpoint; `openai` or `ollama` parses it into one shared request,
-//! with the help of `fields`, `messages` and `sampling`. `generation` looks the model up in the `catalog`,
-//! gets a lease from the `fleet` and sends it; the fleet starts, keeps and ends the worker
+//! with the help of `fields`, `messages`, `tools` and `sampling`. `generation` looks the model up in
+//! the `catalog`, gets a lease from the `fleet` and sends it; `oneshot` does so for work that
+//! generates nothing. The fleet starts, keeps and ends the worker
 //! processes. What comes back is written by the dialect through `stream`. Whatever goes wrong on
 //! the way becomes an answer in `error`, and `metrics` counts it all.
 //!
@@ -21,10 +22,12 @@ pub mod guard;
 pub mod route;
 pub mod fields;
 pub mod messages;
+pub mod tools;
 pub mod sampling;
 pub mod openai;
 pub mod ollama;
 pub mod generation;
+pub mod oneshot;
 pub mod fleet;
 pub mod stream;
 pub mod http;

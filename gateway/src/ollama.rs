@@ -4,6 +4,7 @@
 //! client and others parse them; what we add stands after them.
 
 pub mod chat;
+pub mod embed;
 pub mod generate;
 pub mod ps;
 pub mod tags;

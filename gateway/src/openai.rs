@@ -1,7 +1,14 @@
 //! OpenAI's dialect: request JSON → the shared request; replies → response JSON.
 //!
-//! One file per endpoint. Responses are async-openai's types; the chunk of a stream is our own,
-//! because theirs writes every absent field as `null` into each of thousands of chunks.
+//! One file per endpoint, and what several share: `known` says what becomes of each field,
+//! `decoding`, `format` and `thinking` read what all generating endpoints have.
 
 pub mod chat;
+pub mod embeddings;
+pub mod rerank;
+pub mod tokenize;
 pub mod models;
+mod known;
+mod decoding;
+mod format;
+mod thinking;

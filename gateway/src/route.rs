@@ -10,6 +10,14 @@ use crate::error::ApiError;
 pub enum Route {
     /// `POST /v1/chat/completions`
     ChatCompletions,
+    /// `POST /v1/embeddings`
+    Embeddings,
+    /// `POST /v1/rerank` or `/rerank`: which of them, for the metrics.
+    Rerank(&'static str),
+    /// `POST /tokenize`
+    Tokenize,
+    /// `POST /detokenize`
+    Detokenize,
     /// `GET /v1/models`
     Models,
     /// `GET /v1/models/{id}`; ids may hold `/` and `:`.
@@ -26,6 +34,10 @@ pub enum Route {
     OllamaChat,
     /// `POST /api/generate`
     OllamaGenerate,
+    /// `POST /api/embed`
+    OllamaEmbed,
+    /// `POST /api/embeddings`: Ollama's older way.
+    OllamaEmbeddings,
     /// `GET /metrics`
     Metrics,
     /// `GET /healthz`: the process is there.
@@ -62,12 +74,19 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
     let (route, allow) = match path {
         "/" => (Route::Root, GET),
         "/v1/chat/completions" => (Route::ChatCompletions, POST),
+        "/v1/embeddings" => (Route::Embeddings, POST),
+        "/v1/rerank" => (Route::Rerank("/v1/rerank"), POST),
+        "/rerank" => (Route::Rerank("/rerank"), POST),
+        "/tokenize" => (Route::Tokenize, POST),
+        "/detokenize" => (Route::Detokenize, POST),
         "/v1/models" => (Route::Models, GET),
         "/api/version" => (Route::Version, GET),
         "/api/tags" => (Route::Tags, GET),
         "/api/ps" => (Route::Ps, GET),
         "/api/chat" => (Route::OllamaChat, POST),
         "/api/generate" => (Route::OllamaGenerate, POST),
+        "/api/embed" => (Route::OllamaEmbed, POST),
+        "/api/embeddings" => (Route::OllamaEmbeddings, POST),
         "/metrics" => (Route::Metrics, GET),
         "/healthz" => (Route::Health, GET),
         "/readyz" => (Route::Ready, GET),

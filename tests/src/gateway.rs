@@ -90,6 +90,16 @@ impl Home {
         self
     }
 
+    /// Writes `hearth.toml`.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    #[must_use]
+    pub fn with_config(self, text: &str) -> Self {
+        std::fs::write(self.path().join("hearth.toml"), text).expect("the home is ours");
+        self
+    }
+
     /// Adds a real model by linking its folder.
     ///
     /// # Panics

@@ -111,6 +111,22 @@ impl FakeWorker {
         .await;
     }
 
+    /// The next work that it is given, as it reads it.
+    ///
+    /// # Panics
+    /// If it ends before.
+    pub async fn next_work(&mut self) -> String {
+        patiently(&format!("work for worker {}", self.pid), async {
+            loop {
+                let line = self.lines.recv().await.expect("the worker is there");
+                if let Some(work) = line.strip_prefix("work ") {
+                    return work.to_owned();
+                }
+            }
+        })
+        .await
+    }
+
     /// Lets it go on where it holds.
     ///
     /// # Panics

@@ -3,7 +3,8 @@
 //! The walk: [`run`] reads the arguments, enters the sandbox, connects to the gateway and serves
 //! the link. The first message asks for a load ([`load()`]): the model's files, ONNX Runtime, a
 //! session, a first run. From then on a request is prepared ([`Preparer`]: messages → prompt text
-//! → tokens), admitted by the engine ([`Engine`]), and its news go back step by step.
+//! → tokens), admitted by the engine ([`Engine`]), and its news go back step by step. Embedding
+//! models and rerankers have an engine of their own ([`Encoder`]) and the rest in common.
 //!
 //! The worker opens no network connection, reads no configuration, and ends with its link.
 
@@ -20,8 +21,11 @@ mod prompt;
 mod prepare;
 mod answer;
 mod generate;
+mod encode;
+mod work;
 
+pub use encode::{EncodeJob, EncodePreparer, Encoder};
 pub use generate::Engine;
-pub use load::{Loaded, load};
+pub use load::{AnyLoaded, Loaded, LoadedEncoder, load, load_any};
 pub use prepare::{Prepared, Preparer};
 pub use start::run;

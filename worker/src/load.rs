@@ -3,6 +3,8 @@
 //! The walk of a load, in the order of its stages. Every refusal becomes a [`LoadFailure`] here
 //! and nowhere else.
 
+mod encoder;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,9 +13,10 @@ use hearth_shared::protocol::{
 };
 
 use crate::answer::Dialect;
+use crate::encode::{EncodePreparer, Encoder};
 use crate::generate::grammar::Grammars;
 use crate::generate::{Engine, Forward, ForwardError};
-use crate::model::Model;
+use crate::model::{AnyModel, Model};
 use crate::prepare::Preparer;
 use crate::prompt::ChatTemplate;
 use crate::runtime::Runtime;
@@ -24,7 +27,27 @@ use crate::tokenizer::Tokenizer;
 const SLOTS_DEFAULT: u32 = 4;
 const SLOTS_MAX: u32 = 64;
 
-/// A model, ready to work.
+/// A model of any kind, ready to work.
+#[derive(Debug)]
+pub enum AnyLoaded {
+    /// A language model.
+    Decoder(Box<Loaded>),
+    /// An embedding model or a reranker.
+    Encoder(Box<LoadedEncoder>),
+}
+
+/// An encoder, ready to work.
+#[derive(Debug)]
+pub struct LoadedEncoder {
+    /// What was found, for the gateway.
+    pub card: ModelCard,
+    /// Makes requests ready for the encoder; works on a thread of its own.
+    pub preparer: EncodePreparer,
+    /// Runs them.
+    pub encoder: Encoder,
+}
+
+/// A language model, ready to work.
 #[derive(Debug)]
 pub struct Loaded {
     /// What was found, for the gateway.
@@ -42,13 +65,39 @@ pub struct Loaded {
 ///
 /// # Errors
 /// [`LoadFailure`], in words for the user. Nothing is left but the library, which stays loaded.
-pub fn load(
+pub fn load_any(
     spec: &LoadSpec,
     mut progress: impl FnMut(LoadStage, f32),
-) -> Result<Loaded, LoadFailure> {
+) -> Result<AnyLoaded, LoadFailure> {
     progress(LoadStage::Files, 0.0);
-    let mut model =
-        Model::read(Path::new(&spec.model_path)).map_err(|error| error.into_failure())?;
+    let model = AnyModel::read(Path::new(&spec.model_path), spec.variant.as_deref());
+    Ok(match model.map_err(|error| error.into_failure())? {
+        AnyModel::Decoder(model) => AnyLoaded::Decoder(Box::new(decoder(spec, *model, progress)?)),
+        AnyModel::Encoder(model) => {
+            AnyLoaded::Encoder(Box::new(encoder::encoder(spec, *model, progress)?))
+        }
+    })
+}
+
+/// As [`load_any`], for who needs a language model.
+///
+/// # Errors
+/// [`LoadFailure`]; of kind `Unsupported` for a model of another kind.
+pub fn load(spec: &LoadSpec, progress: impl FnMut(LoadStage, f32)) -> Result<Loaded, LoadFailure> {
+    match load_any(spec, progress)? {
+        AnyLoaded::Decoder(loaded) => Ok(*loaded),
+        AnyLoaded::Encoder(_) => {
+            let message = "this model generates no text".to_owned();
+            Err(failure(LoadFailureKind::Unsupported, message))
+        }
+    }
+}
+
+fn decoder(
+    spec: &LoadSpec,
+    mut model: Model,
+    mut progress: impl FnMut(LoadStage, f32),
+) -> Result<Loaded, LoadFailure> {
     // Taken and not copied: it is the largest thing that the files' reading made.
     let mut tokenizer = Tokenizer::of(std::mem::take(&mut model.tokenizer))
         .map_err(|error| failure(LoadFailureKind::BadFiles, error.to_string()))?;

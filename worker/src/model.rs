@@ -6,6 +6,9 @@
 
 pub(crate) mod genai;
 mod gguf;
+mod huggingface;
+mod encoder;
+mod graphs;
 mod graph_file;
 mod special;
 
@@ -15,6 +18,7 @@ use hearth_shared::protocol::{LoadFailure, LoadFailureKind};
 
 use crate::gguf::GgufModel;
 
+pub(crate) use encoder::{EncoderModel, Pooling, Task};
 pub(crate) use special::SpecialTokens;
 
 /// Why a model's files can't be used.
@@ -39,10 +43,35 @@ pub(crate) enum ModelError {
     },
     /// No layout of models that Hearth knows.
     #[error(
-        "{path} holds no model that Hearth knows: it is no `.gguf` file and has no \
-         `genai_config.json`; look whether the download is complete", path = .0.display()
+        "{path} holds no model that Hearth knows: it is no `.gguf` file and has neither \
+         `genai_config.json` nor `config.json`; look whether the download is complete",
+        path = .0.display()
     )]
     UnknownLayout(PathBuf),
+    /// A folder with a configuration and without weights.
+    #[error(
+        "{folder} has no `{stem}.onnx` and no `{stem}_….onnx`, neither in it nor in `onnx/` below \
+         it; look whether the download is complete", folder = .folder.display()
+    )]
+    NoGraph {
+        /// The folder.
+        folder: PathBuf,
+        /// What its graphs' names begin with.
+        stem: String,
+    },
+    /// A variant was asked for that the folder lacks.
+    #[error(
+        "{folder} has no variant `{asked}`; there are `{}`", .there.join("`, `"),
+        folder = .folder.display()
+    )]
+    NoVariant {
+        /// The folder.
+        folder: PathBuf,
+        /// What was asked for.
+        asked: String,
+        /// What could have been asked for.
+        there: Vec<String>,
+    },
     /// Sound, but no kind of model that Hearth runs.
     #[error("this model is not supported: {0}")]
     Unsupported(String),
@@ -52,9 +81,11 @@ impl ModelError {
     /// What the gateway is told.
     pub(crate) fn into_failure(self) -> LoadFailure {
         let kind = match &self {
-            Self::Read { .. } | Self::Broken { .. } | Self::UnknownLayout(_) => {
-                LoadFailureKind::BadFiles
-            }
+            Self::Read { .. }
+            | Self::Broken { .. }
+            | Self::UnknownLayout(_)
+            | Self::NoGraph { .. }
+            | Self::NoVariant { .. } => LoadFailureKind::BadFiles,
             Self::Unsupported(_) => LoadFailureKind::Unsupported,
         };
         LoadFailure { kind, message: self.to_string() }
@@ -149,8 +180,33 @@ pub(crate) struct Window {
     pub(crate) rows: usize,
 }
 
+/// A model of any kind.
+#[derive(Debug)]
+pub(crate) enum AnyModel {
+    /// It continues texts.
+    Decoder(Box<Model>),
+    /// It turns texts into numbers.
+    Encoder(Box<EncoderModel>),
+}
+
+impl AnyModel {
+    /// Reads the model at `path`, of which `variant` is meant, or the best one.
+    ///
+    /// # Errors
+    /// [`ModelError`], the file in question named.
+    pub(crate) fn read(path: &Path, variant: Option<&str>) -> Result<Self, ModelError> {
+        if !path.join(genai::CONFIG_FILE).exists()
+            && path.join(huggingface::CONFIG_FILE).exists()
+            && let Some(encoder) = huggingface::read_encoder(path, variant)?
+        {
+            return Ok(Self::Encoder(Box::new(encoder)));
+        }
+        Model::read(path).map(|model| Self::Decoder(Box::new(model)))
+    }
+}
+
 impl Model {
-    /// Reads the model at `path`.
+    /// Reads the decoder at `path`.
     ///
     /// # Errors
     /// [`ModelError`], the file in question named.

@@ -80,8 +80,13 @@ impl Preparer {
         }
     }
 
-    /// The prompt as tokens, never none; with a plan if it is a conversation.
-    fn prompt_ids(&self, prompt: &Prompt, plan: Option<&Plan>) -> Result<Vec<u32>, RequestFailure> {
+    /// The prompt as tokens; never none.
+    pub(crate) fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>, RequestFailure> {
+        self.ids(prompt, None)
+    }
+
+    /// The same, of a conversation that may have been planned.
+    fn ids(&self, prompt: &Prompt, plan: Option<&Plan>) -> Result<Vec<u32>, RequestFailure> {
         let invalid = |message: String| RequestFailure::Invalid { message };
         let encoded = match (prompt, plan) {
             (_, Some(plan)) => self.tokenizer.encode(&plan.prompt),
@@ -116,7 +121,7 @@ impl Preparer {
             Prompt::Chat(chat) => Some(self.plan(chat, request.constraint.as_ref())?),
             Prompt::Text { .. } | Prompt::Tokens(_) => None,
         };
-        let prompt = self.prompt_ids(&request.prompt, plan.as_ref())?;
+        let prompt = self.ids(&request.prompt, plan.as_ref())?;
         let prompt_tokens = count(prompt.len());
         let room = self.context_length.saturating_sub(prompt_tokens);
         if room == 0 {

@@ -12,12 +12,11 @@ use std::thread;
 
 use hearth_shared::exit_code::WorkerExit;
 use hearth_shared::ids::RequestId;
-use hearth_shared::protocol::{FromWorker, Generate, LoadSpec, RequestFailure, ToWorker, Work};
+use hearth_shared::protocol::{FromWorker, LoadSpec, ModelCard, RequestFailure, ToWorker, Work};
 
-use crate::generate::Engine;
 use crate::link::{Inbox, LinkError, Outbox};
-use crate::load::{Loaded, load};
-use crate::prepare::{Prepared, Preparer};
+use crate::load::load_any;
+use crate::work::{AnyEngine, AnyPreparer, Ready};
 
 /// Messages on their way from one thread to the next. Far more than a gateway sends at once; a
 /// request that finds no room is refused, a cancellation waits.
@@ -28,14 +27,14 @@ type Progress = Arc<AtomicU64>;
 
 /// What the preparing thread is told.
 enum ToPreparer {
-    Generate(RequestId, Box<Generate>),
+    Work(RequestId, Box<Work>),
     Cancel(RequestId),
 }
 
 /// What the engine's thread is told.
 enum ToEngine {
     Load(LoadSpec),
-    Run(Prepared),
+    Run(Ready),
     Cancel(RequestId),
 }
 
@@ -120,13 +119,7 @@ impl LinkThread {
     }
 
     fn work(&mut self, id: RequestId, work: Work) -> Result<(), WorkerExit> {
-        let Work::Generate(request) = work else {
-            let message = "this model generates text and nothing else".to_owned();
-            let reason = RequestFailure::Unsupported { message };
-            say(&self.outbox, &FromWorker::Failed { id, reason });
-            return Ok(());
-        };
-        match self.to_preparer.try_send(ToPreparer::Generate(id, Box::new(request))) {
+        match self.to_preparer.try_send(ToPreparer::Work(id, Box::new(work))) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => {
                 let message = format!("{QUEUE_LENGTH} requests wait to be prepared already");
@@ -167,26 +160,34 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Turns requests into tokens until the process ends.
-fn prepare(
-    preparer: &Preparer,
-    inbox: &Receiver<ToPreparer>,
-    to_engine: &SyncSender<ToEngine>,
-    outbox: &Outbox,
-) {
-    for message in inbox {
-        let told = match message {
-            ToPreparer::Cancel(id) => tell(to_engine, ToEngine::Cancel(id)),
-            ToPreparer::Generate(id, request) => match preparer.prepare(id, *request) {
-                Ok(prepared) => tell(to_engine, ToEngine::Run(prepared)),
-                Err(reason) => {
-                    say(outbox, &FromWorker::Failed { id, reason });
-                    Ok(())
-                }
-            },
-        };
-        if told.is_err() {
-            return;
+/// Turns requests into tokens until the process ends. What needs no engine is answered here.
+struct PreparingThread {
+    preparer: AnyPreparer,
+    inbox: Receiver<ToPreparer>,
+    to_engine: SyncSender<ToEngine>,
+    outbox: Outbox,
+    progress: Progress,
+}
+
+impl PreparingThread {
+    fn run(self) {
+        for message in &self.inbox {
+            let told = match message {
+                ToPreparer::Cancel(id) => tell(&self.to_engine, ToEngine::Cancel(id)),
+                ToPreparer::Work(id, work) => match self.preparer.prepare(id, *work) {
+                    Ready::Answer(answer) => {
+                        say(&self.outbox, &answer);
+                        Ok(())
+                    }
+                    ready @ (Ready::Generate(_) | Ready::Encode(_)) => {
+                        tell(&self.to_engine, ToEngine::Run(ready))
+                    }
+                },
+            };
+            self.progress.fetch_add(1, Ordering::Relaxed);
+            if told.is_err() {
+                return;
+            }
         }
     }
 }
@@ -205,11 +206,16 @@ impl EngineThread {
         let Ok(ToEngine::Load(spec)) = self.inbox.recv() else {
             exit(WorkerExit::Bug);
         };
-        let Loaded { card, preparer, engine } = self.load(&spec);
-        let (to_engine, outbox) = (self.to_self.clone(), self.outbox.clone());
-        let spawned = thread::Builder::new()
-            .name("prepare".to_owned())
-            .spawn(move || prepare(&preparer, &preparer_inbox, &to_engine, &outbox));
+        let (card, preparer, engine) = self.load(&spec);
+        let preparing = PreparingThread {
+            preparer,
+            inbox: preparer_inbox,
+            to_engine: self.to_self.clone(),
+            outbox: self.outbox.clone(),
+            progress: Arc::clone(&self.progress),
+        };
+        let spawned =
+            thread::Builder::new().name("prepare".to_owned()).spawn(move || preparing.run());
         if let Err(error) = spawned {
             tracing::error!("can't start the preparing thread: {error}");
             exit(WorkerExit::Bug);
@@ -219,12 +225,12 @@ impl EngineThread {
         self.serve(engine)
     }
 
-    fn load(&self, spec: &LoadSpec) -> Loaded {
-        let loaded = load(spec, |stage, fraction| {
+    fn load(&self, spec: &LoadSpec) -> (ModelCard, AnyPreparer, AnyEngine) {
+        let loaded = load_any(spec, |stage, fraction| {
             self.work_done();
             say(&self.outbox, &FromWorker::LoadProgress { stage, fraction });
         });
-        loaded.unwrap_or_else(|failure| {
+        loaded.map(crate::work::parts).unwrap_or_else(|failure| {
             tracing::error!("load failed: {}", failure.message);
             say(&self.outbox, &FromWorker::LoadFailed(failure));
             exit(WorkerExit::LoadFailed)
@@ -235,7 +241,7 @@ impl EngineThread {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn serve(self, mut engine: Engine) -> ! {
+    fn serve(self, mut engine: AnyEngine) -> ! {
         loop {
             if engine.is_idle() {
                 match self.inbox.recv() {
@@ -253,12 +259,11 @@ impl EngineThread {
         }
     }
 
-    fn handle(&self, engine: &mut Engine, message: ToEngine) {
+    fn handle(&self, engine: &mut AnyEngine, message: ToEngine) {
         match message {
             ToEngine::Run(request) => {
-                let id = request.id;
-                if let Err(reason) = engine.admit(request) {
-                    say(&self.outbox, &FromWorker::Failed { id, reason });
+                if let Some(refusal) = engine.admit(request) {
+                    say(&self.outbox, &refusal);
                 }
             }
             ToEngine::Cancel(id) => engine.cancel(id),

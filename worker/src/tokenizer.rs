@@ -4,10 +4,11 @@
 //! ([`pieces::Pieces`]); both share one [`Tokenizer`]. It adds special tokens only where it is
 //! asked to: what a conversation starts with is the chat template's business.
 
+pub(crate) mod bounded;
 mod bytes;
 pub(crate) mod pieces;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use crate::model::TokenizerSource;
 
@@ -28,18 +29,11 @@ pub(crate) enum TokenizerError {
 #[derive(Debug)]
 pub(crate) struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Tokens beside the model's vocabulary, which are written as they read.
-    added: HashMap<u32, Added>,
+    /// Tokens that are structure and not text.
+    special: HashSet<u32>,
+    /// Those of them that answers keep, for who reads them.
+    shown: HashSet<u32>,
     spelling: Spelling,
-}
-
-#[derive(Debug)]
-struct Added {
-    text: String,
-    /// Structure and not text.
-    special: bool,
-    /// Part of answers all the same, for who reads them.
-    shown: bool,
 }
 
 impl Tokenizer {
@@ -68,14 +62,10 @@ impl Tokenizer {
     }
 
     fn built(inner: tokenizers::Tokenizer) -> Self {
-        let added = inner.get_added_tokens_decoder().into_iter();
-        let added = added
-            .map(|(id, token)| {
-                (id, Added { text: token.content, special: token.special, shown: false })
-            })
-            .collect();
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         let spelling = Spelling::of(inner.get_decoder());
-        Self { inner, added, spelling }
+        Self { inner, special, shown: HashSet::new(), spelling }
     }
 
     /// Encodes a text; special tokens in it are recognised, none are added.
@@ -99,37 +89,19 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Lets answers keep this token, though it is special: it says where thoughts or calls begin.
+    /// Lets answers keep this token though it is special: it says where thoughts or calls begin.
     pub(crate) fn show(&mut self, token: &str) {
-        let id = self.id(token);
-        if let Some(added) = id.and_then(|id| self.added.get_mut(&id)) {
-            added.shown = true;
-        }
+        self.shown.extend(self.id(token));
     }
 
     /// Whether the token is structure and not text.
     pub(crate) fn is_special(&self, id: u32) -> bool {
-        self.added.get(&id).is_some_and(|added| added.special)
+        self.special.contains(&id)
     }
 
     /// Whether answers leave the token out.
     pub(crate) fn is_hidden(&self, id: u32) -> bool {
-        self.added.get(&id).is_some_and(|added| added.special && !added.shown)
-    }
-
-    /// One more than the highest id.
-    pub(crate) fn vocabulary_length(&self) -> usize {
-        let highest = self.inner.get_vocab(true).into_values().max();
-        highest.map_or(0, |id| usize::try_from(id).unwrap_or(usize::MAX).saturating_add(1))
-    }
-
-    /// What a token spells, to the byte; nothing if it is unknown.
-    pub(crate) fn token_bytes(&self, id: u32) -> Vec<u8> {
-        match (self.added.get(&id), self.inner.id_to_token(id)) {
-            (Some(added), _) => added.text.clone().into_bytes(),
-            (None, Some(text)) => self.spelling.bytes(&text),
-            (None, None) => Vec::new(),
-        }
+        self.is_special(id) && !self.shown.contains(&id)
     }
 
     /// Decodes ids that are not special; bytes that are no UTF-8 become U+FFFD.

@@ -13,8 +13,8 @@ use hearth_shared::codec::{self, FrameBuffer};
 use hearth_shared::exit_code::WorkerExit;
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    Chat, ExecutionProvider, FinishReason, FromWorker, Generate, GraphChoice, JsonText,
-    LINK_TOKEN_VARIABLE, LinkToken, LoadFailureKind, LoadSpec, PROTOCOL_VERSION, Prompt,
+    Chat, Embed, EmbedInput, ExecutionProvider, FinishReason, FromWorker, Generate, GraphChoice,
+    JsonText, LINK_TOKEN_VARIABLE, LinkToken, LoadFailureKind, LoadSpec, PROTOCOL_VERSION, Prompt,
     RequestFailure, Sampling, ToWorker, Work,
 };
 
@@ -78,10 +78,21 @@ impl Worker {
 
     /// Starts a worker and loads the plain fixture.
     fn loaded() -> Self {
+        Self::loaded_with("tiny-llama-genai-fp32")
+    }
+
+    /// Starts a worker and loads a fixture.
+    fn loaded_with(fixture: &str) -> Self {
         let mut worker = Self::start();
-        worker.send(&ToWorker::Load(load_spec("tiny-llama-genai-fp32")));
+        worker.send(&ToWorker::Load(load_spec(fixture)));
         worker.wait_for(|message| matches!(message, FromWorker::Ready(_)));
         worker
+    }
+
+    /// Sends work and takes the one answer to it.
+    fn ask(&mut self, id: u64, work: Work) -> FromWorker {
+        self.send(&ToWorker::Work { id: RequestId(id), work });
+        self.receive().expect("the worker should answer")
     }
 
     fn send(&mut self, message: &ToWorker) {
@@ -265,6 +276,76 @@ fn a_request_that_makes_no_sense_fails_alone() {
     assert_eq!(id, RequestId(1));
     worker.send(&generate(2, 3));
     worker.wait_for(|message| is_last_news_of(message, 2));
+}
+
+#[test]
+fn an_encoder_embeds_over_the_link_and_answers_pings() {
+    let mut worker = Worker::loaded_with("tiny-bert-embed");
+    let inputs = vec![EmbedInput::Text("Hello".to_owned()), EmbedInput::Tokens(vec![2, 41, 3])];
+    let embed = Embed { inputs, dimensions: None, truncate: true };
+    let answer = worker.ask(1, Work::Embed(embed.clone()));
+    let FromWorker::Embeddings { id, first: 0, vectors, prompt_tokens: 9, last: true } = answer
+    else {
+        panic!("unexpected: {answer:?}");
+    };
+    assert_eq!((id, vectors.len()), (RequestId(1), 2));
+    assert!(vectors.iter().all(|vector| vector.len() == 64));
+    // One that is cancelled while it is being prepared or run says nothing, or all of it.
+    worker.send(&ToWorker::Work { id: RequestId(2), work: Work::Embed(embed) });
+    worker.send(&ToWorker::Cancel { id: RequestId(2) });
+    worker.send(&ToWorker::Ping { nonce: 5 });
+    let (pong, _) = worker.wait_for(|message| matches!(message, FromWorker::Pong { .. }));
+    assert!(matches!(pong, FromWorker::Pong { nonce: 5, progress: 6.. }), "{pong:?}");
+}
+
+#[test]
+fn every_kind_of_model_turns_text_into_tokens_and_back() {
+    let text = |text: &str, add_special_tokens| {
+        Work::Tokenize(Prompt::Text { text: text.to_owned(), add_special_tokens })
+    };
+    let mut worker = Worker::loaded_with("tiny-bert-embed");
+    let tokens = |answer| match answer {
+        FromWorker::Tokens { id: RequestId(1), tokens } => {
+            tokens.into_iter().map(|token| (token.id, token.bytes)).collect::<Vec<_>>()
+        }
+        other => panic!("unexpected: {other:?}"),
+    };
+    let ids =
+        |tokens: Vec<(u32, Vec<u8>)>| tokens.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    assert_eq!(ids(tokens(worker.ask(1, text("Hello", true)))), [2, 41, 65, 176, 70, 3]);
+    let plain = tokens(worker.ask(1, text("Hello", false)));
+    let bytes = plain.iter().map(|(_, bytes)| bytes.as_slice()).collect::<Vec<_>>();
+    assert_eq!(bytes[0], b"h");
+    let answer = worker.ask(1, Work::Detokenize(ids(plain)));
+    assert_eq!(answer, FromWorker::Text { id: RequestId(1), text: "hello".to_owned() });
+
+    let mut worker = Worker::loaded();
+    let plain = tokens(worker.ask(1, text("é no", false)));
+    let bytes = plain.iter().flat_map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>();
+    assert_eq!(String::from_utf8(bytes).unwrap(), "é no");
+    let answer = worker.ask(1, Work::Detokenize(ids(plain)));
+    assert_eq!(answer, FromWorker::Text { id: RequestId(1), text: "é no".to_owned() });
+}
+
+#[test]
+fn work_that_a_model_cannot_do_is_refused_with_what_it_does() {
+    let embed = Embed {
+        inputs: vec![EmbedInput::Text("Hello".to_owned())],
+        dimensions: None,
+        truncate: true,
+    };
+    let generate = Generate::new(Prompt::raw("Hello"));
+    for (fixture, work, does) in [
+        ("tiny-llama-genai-fp32", Work::Embed(embed), "this model generates text"),
+        ("tiny-bert-embed", Work::Generate(generate), "this model makes embeddings"),
+    ] {
+        let answer = Worker::loaded_with(fixture).ask(1, work);
+        let FromWorker::Failed { reason: RequestFailure::Unsupported { message }, .. } = answer
+        else {
+            panic!("unexpected: {answer:?}");
+        };
+        assert!(message.starts_with(does), "{message}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use hearth_shared::protocol::ModelKind;
 use serde::Deserialize;
 
 use super::Facts;
@@ -49,6 +50,7 @@ pub(super) fn facts(folder: &Path) -> Result<Facts, ConfigError> {
     let config: Config = serde_json::from_slice(&fs::read(path)?)?;
     Ok(Facts {
         format: "onnx",
+        kind: ModelKind::Generate,
         family: config.model.family,
         parameter_size: String::new(),
         quantization_level: String::new(),

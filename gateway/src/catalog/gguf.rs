@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use hearth_shared::protocol::ModelKind;
+
 use super::Facts;
 
 /// How a file of this layout is called.
@@ -40,6 +42,7 @@ pub(super) fn facts(path: &Path) -> Result<Facts, HeadError> {
 fn read(file: &mut impl Read) -> Result<Facts, HeadError> {
     let mut facts = Facts {
         format: "gguf",
+        kind: ModelKind::Generate,
         family: String::new(),
         parameter_size: String::new(),
         quantization_level: String::new(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hearth_shared::ids::{ModelName, ModelNameError};
 use sha2::{Digest, Sha256};
 
-use super::{Facts, Model, genai, gguf};
+use super::{Facts, Model, genai, gguf, huggingface};
 
 /// `models/owner/name` is a model, and nothing deeper.
 const DEPTH_MAX: usize = 2;
@@ -28,6 +28,8 @@ enum ScanError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Genai(#[from] genai::ConfigError),
+    #[error(transparent)]
+    HuggingFace(#[from] huggingface::ConfigError),
     #[error(transparent)]
     Gguf(#[from] gguf::HeadError),
 }
@@ -72,7 +74,7 @@ impl Scan {
             // A link that the owner of `models/` put there is as good as what it points to.
             let path = entry.path();
             let Ok(file_name) = entry.file_name().into_string() else { continue };
-            if path.is_dir() && !genai::is_model(&path) {
+            if path.is_dir() && !is_model(&path) {
                 if depth > 1
                     && let Err(error) =
                         self.visit(&path, &format!("{prefix}{file_name}/"), depth - 1)
@@ -101,17 +103,43 @@ impl Scan {
     }
 }
 
+fn is_model(folder: &Path) -> bool {
+    genai::is_model(folder) || huggingface::is_model(folder)
+}
+
 fn describe_folder(name: &str, path: &Path) -> Result<Model, ScanError> {
+    let mut files = files_in(path, "")?;
+    // Where Hugging Face's folders have their graphs; other folders have no such folder.
+    if let Ok(graphs) = files_in(&path.join("onnx"), "onnx/") {
+        files.extend(graphs);
+    }
+    files.sort_by(|(a, _), (b, _)| a.cmp(b));
+    if genai::is_model(path) {
+        return describe(name, path, &files, genai::facts(path)?);
+    }
+    let mut model = describe(name, path, &files, huggingface::facts(path)?)?;
+    model.variants = huggingface::variants(path);
+    if let Some(variant) = huggingface::default_variant(model.facts.kind, &model.variants) {
+        let of_all: u64 = model.variants.values().sum();
+        let of_this = model.variants.get(variant).unwrap_or(&0);
+        model.facts.quantization_level = huggingface::quantization_level(variant);
+        model.size_bytes = model.size_bytes.saturating_sub(of_all) + of_this;
+    }
+    Ok(model)
+}
+
+fn files_in(folder: &Path, prefix: &str) -> io::Result<Vec<(OsString, Metadata)>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(path)? {
+    for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let found = fs::metadata(entry.path())?;
         if found.is_file() {
-            files.push((entry.file_name(), found));
+            let mut name = OsString::from(prefix);
+            name.push(entry.file_name());
+            files.push((name, found));
         }
     }
-    files.sort_by(|(a, _), (b, _)| a.cmp(b));
-    describe(name, path, &files, genai::facts(path)?)
+    Ok(files)
 }
 
 fn describe_file(name: &str, path: &Path) -> Result<Model, ScanError> {
@@ -130,6 +158,7 @@ fn describe(
     Ok(Model {
         name: name.parse()?,
         path: path.canonicalize()?,
+        variants: BTreeMap::new(),
         size_bytes: files.iter().map(|(_, found)| found.len()).sum(),
         modified: modified.unwrap_or(jiff::Timestamp::UNIX_EPOCH),
         digest: digest(files),
@@ -226,6 +255,28 @@ mod tests {
         let tiny = &models[&"owner/tiny-q4_1".parse().unwrap()];
         assert_eq!((tiny.facts.format, tiny.facts.family.as_str()), ("gguf", "llama"));
         assert_eq!(tiny.size_bytes, gguf.len() as u64);
+    }
+
+    #[test]
+    fn a_hugging_face_folder_is_one_model_with_variants() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("owner/m");
+        fs::create_dir_all(path.join("onnx")).unwrap();
+        let config = r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama"}"#;
+        fs::write(path.join("config.json"), config).unwrap();
+        for (file, bytes) in [("model.onnx", 100), ("model_q4.onnx", 30), ("model_fp16.onnx", 60)] {
+            fs::write(path.join("onnx").join(file), vec![0; bytes]).unwrap();
+        }
+        let Scan { models, problems, .. } = scan(root.path()).unwrap();
+        assert_eq!((names(&models), problems.len()), (vec!["owner/m"], 0));
+        let model = &models[&"owner/m".parse().unwrap()];
+        let config_bytes = u64::try_from(config.len()).unwrap();
+        assert_eq!(model.size_bytes, config_bytes + 30);
+        assert_eq!(model.facts.quantization_level, "Q4");
+        let before = model.digest.clone();
+        fs::write(path.join("onnx/model_fp16.onnx"), "x").unwrap();
+        let models = scan(root.path()).unwrap().models;
+        assert_ne!(models[&"owner/m".parse().unwrap()].digest, before);
     }
 
     #[cfg(unix)]

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use hearth_shared::protocol::{GraphChoice, LoadSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -23,7 +22,7 @@ use self::home::Home;
 use super::{Exit, Failure};
 use crate::app::App;
 use crate::catalog::Catalog;
-use crate::config::{self, Config, KEYS};
+use crate::config::{self, Config, KEYS, MODEL_KEYS};
 use crate::fleet::{Fleet, FleetTask, Rules, WorkerSettings};
 use crate::guard::Guard;
 use crate::metrics;
@@ -48,6 +47,10 @@ pub(super) fn settings_help() -> String {
     for key in KEYS {
         let variable = format!("HEARTH_{}", key.name.to_ascii_uppercase());
         help.push_str(&format!("  {variable:<26} {}\n", key.help));
+    }
+    help.push_str("\nSettings of one model, keys under a line [models.\"NAME\"] in hearth.toml:\n");
+    for key in MODEL_KEYS {
+        help.push_str(&format!("  {:<26} {}\n", key.name, key.help));
     }
     help.push_str(
         "\nSIGTERM or Ctrl-C lets requests finish for drain_timeout; a second one ends at once.",
@@ -159,7 +162,6 @@ fn allowed_hosts(config: &Config) -> Vec<String> {
 
 fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failure> {
     let rules = Rules {
-        keep_alive: config.keep_alive,
         queue_max: config.max_queue,
         queue_timeout: config.queue_timeout,
         load_stall_timeout: config.load_timeout,
@@ -173,16 +175,8 @@ fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failu
         program: config.worker.clone(),
         environment: config.worker_environment.clone(),
         run_dir: home.run_dir().to_owned(),
-        spec: LoadSpec {
-            model_path: String::new(),
-            variant: None,
-            graph: GraphChoice::Default,
-            runtime_library: library.to_string_lossy().into_owned(),
-            execution_provider: config.execution_provider,
-            threads: config.threads.map(Into::into),
-            context_length: config.context_length.map(Into::into),
-            slots: config.slots.map(Into::into),
-        },
+        runtime_library: library,
+        models: config.models.clone(),
     };
     Fleet::new(rules, workers).map_err(|error| Failure::new(Exit::Failed, error))
 }

@@ -15,6 +15,8 @@ pub enum Kind {
     Number,
     /// Strings; in the environment separated by commas.
     List,
+    /// `true` or `false`.
+    Switch,
 }
 
 /// One key.
@@ -32,14 +34,21 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
     Key { name, kind, help }
 }
 
+/// Keys that are less alike than this are not taken for each other's misspelling.
+const LIKENESS_MIN: f64 = 0.5;
+
 /// Every key.
-pub const KEYS: [Key; 19] = [
+pub const KEYS: [Key; 23] = [
     key("host", Kind::Text, "address to listen on [127.0.0.1:11434]"),
     key("api_key", Kind::Text, "what clients must send as bearer token [none]"),
     key("allowed_hosts", Kind::List, "further host names clients may use [none]"),
     key("allowed_origins", Kind::List, "web origins that may call in [none]"),
     key("keep_alive", Kind::Text, "how long an unused model stays loaded [5m]"),
+    key("keep_alive_min", Kind::Text, "the shortest keep_alive that a request may set [0]"),
+    key("keep_alive_max", Kind::Text, "the longest keep_alive that a request may set [for ever]"),
+    key("keep_alive_client", Kind::Text, "obey or ignore the keep_alive of requests [obey]"),
     key("execution_provider", Kind::Text, "auto, cpu, cuda or directml [auto]"),
+    key("graph", Kind::Text, "what GGUF graphs are good at: default, exact or memory [default]"),
     key("threads", Kind::Number, "threads per forward pass [all cores]"),
     key("slots", Kind::Number, "requests a model serves at once [the worker's choice]"),
     key("context_length", Kind::Number, "most tokens in a sequence [what the model says]"),
@@ -55,35 +64,102 @@ pub const KEYS: [Key; 19] = [
     key("log", Kind::Text, "error, warn, info, debug or trace, or a filter [info]"),
 ];
 
+/// Every key of a table `[models."NAME"]`. Those that [`KEYS`] has too override it for the one model.
+pub const MODEL_KEYS: [Key; 12] = [
+    key("context_length", Kind::Number, "most tokens in a sequence"),
+    key("slots", Kind::Number, "requests that it serves at once"),
+    key("threads", Kind::Number, "threads per forward pass"),
+    key("execution_provider", Kind::Text, "auto, cpu, cuda or directml"),
+    key("graph", Kind::Text, "default, exact or memory"),
+    key("variant", Kind::Text, "which of a folder's graphs: q4, fp16, … [the best one here]"),
+    key("keep_alive", Kind::Text, "how long it stays loaded unused"),
+    key("keep_alive_min", Kind::Text, "the shortest keep_alive that a request may set"),
+    key("keep_alive_max", Kind::Text, "the longest keep_alive that a request may set"),
+    key("keep_alive_client", Kind::Text, "obey or ignore the keep_alive of requests"),
+    key("pinned", Kind::Switch, "once loaded it stays, idle or not, until it is unloaded [false]"),
+    key("preload", Kind::Switch, "load it when the gateway starts [false]"),
+];
+
+/// Tables that stand beside the keys.
+const MODELS: &str = "models";
+
 /// What the file and the environment hold together, before it is checked.
 #[derive(Debug)]
-pub(super) struct Values(toml::Table);
+pub(super) struct Values {
+    table: toml::Table,
+    /// The model that a table is for; `None` is the file itself.
+    model: Option<String>,
+}
 
 impl Values {
-    /// The file's values with the environment's over them.
+    /// The file's values with the environment's over them, and its tables of models.
     pub(super) fn new(
         mut table: toml::Table,
         environment: Environment<'_>,
-    ) -> Result<Self, ConfigError> {
-        let known = |name: &str| KEYS.iter().any(|key| key.name == name);
-        if let Some(unknown) = table.keys().find(|name| !known(name)) {
-            return Err(ConfigError::UnknownKey(unknown.clone()));
-        }
+    ) -> Result<(Self, Vec<Self>), ConfigError> {
+        let models = table.remove(MODELS);
+        refuse_unknown(&table, &KEYS, None)?;
         overlay(&mut table, environment)?;
-        Ok(Self(table))
+        Ok((Self { table, model: None }, models.map_or(Ok(Vec::new()), of_models)?))
+    }
+
+    /// The model that these are for.
+    pub(super) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    /// A value that makes no sense.
+    pub(super) fn error(&self, key: &'static str, message: impl std::fmt::Display) -> ConfigError {
+        match &self.model {
+            None => ConfigError::value(key, message),
+            Some(model) => ConfigError::ModelValue {
+                model: model.clone(),
+                key: key.to_owned(),
+                message: message.to_string(),
+            },
+        }
+    }
+
+    fn wrong(&self, key: &'static str, expected: &str, found: &toml::Value) -> ConfigError {
+        // The value itself is not shown: it may be a secret.
+        self.error(key, format!("must be {expected}, not of type {}", found.type_str()))
+    }
+
+    pub(super) fn switch(&self, key: &'static str) -> Result<bool, ConfigError> {
+        match self.table.get(key) {
+            None => Ok(false),
+            Some(toml::Value::Boolean(on)) => Ok(*on),
+            Some(other) => Err(self.wrong(key, "true or false", other)),
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(
+        &self,
+        key: &'static str,
+        words: &[(&str, T)],
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Ok(Some(*value));
+        }
+        let (last, others) =
+            words.split_last().map_or(("", &[][..]), |(last, rest)| (last.0, rest));
+        let others: Vec<&str> = others.iter().map(|(word, _)| *word).collect();
+        Err(self.error(key, format!("must be {} or {last}, not `{text}`", others.join(", "))))
     }
 
     pub(super) fn text(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
-        match self.0.get(key) {
+        match self.table.get(key) {
             None => Ok(None),
             Some(toml::Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong(key, "a string", other)),
+            Some(other) => Err(self.wrong(key, "a string", other)),
         }
     }
 
     /// A text, or a number for those who leave the quotes out.
     pub(super) fn text_or_number(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
-        match self.0.get(key) {
+        match self.table.get(key) {
             Some(toml::Value::Integer(number)) => Ok(Some(number.to_string())),
             Some(toml::Value::Float(number)) => Ok(Some(number.to_string())),
             Some(_) | None => Ok(self.text(key)?.map(str::to_owned)),
@@ -95,10 +171,10 @@ impl Values {
         key: &'static str,
         range: RangeInclusive<u32>,
     ) -> Result<Option<u32>, ConfigError> {
-        let number = match self.0.get(key) {
+        let number = match self.table.get(key) {
             None => return Ok(None),
             Some(toml::Value::Integer(number)) => *number,
-            Some(other) => return Err(wrong(key, "a whole number", other)),
+            Some(other) => return Err(self.wrong(key, "a whole number", other)),
         };
         match u32::try_from(number) {
             Ok(number) if range.contains(&number) => Ok(Some(number)),
@@ -108,22 +184,22 @@ impl Values {
                     (least, most) => format!("from {least} to {most}"),
                 };
                 let message = format!("must be a whole number {bounds}, not {number}");
-                Err(ConfigError::value(key, message))
+                Err(self.error(key, message))
             }
         }
     }
 
     pub(super) fn list(&self, key: &'static str) -> Result<Vec<&str>, ConfigError> {
-        let items = match self.0.get(key) {
+        let items = match self.table.get(key) {
             None => return Ok(Vec::new()),
             Some(toml::Value::Array(items)) => items,
-            Some(other) => return Err(wrong(key, "an array of strings", other)),
+            Some(other) => return Err(self.wrong(key, "an array of strings", other)),
         };
         items
             .iter()
             .map(|item| match item {
                 toml::Value::String(text) => Ok(text.as_str()),
-                other => Err(wrong(key, "an array of strings", other)),
+                other => Err(self.wrong(key, "an array of strings", other)),
             })
             .collect()
     }
@@ -139,7 +215,7 @@ impl Values {
         };
         let wrong = |given: &str, what: &str| {
             let message = format!("`{given}` is no {what}; write \"90s\", \"5m\" or seconds");
-            ConfigError::value(key, message)
+            self.error(key, message)
         };
         match parse_duration(&text) {
             Ok(Duration::ZERO) => Err(wrong(&text, "duration longer than nothing")),
@@ -149,9 +225,36 @@ impl Values {
     }
 }
 
-/// The value itself is not shown: it may be a secret.
-fn wrong(key: &'static str, expected: &str, found: &toml::Value) -> ConfigError {
-    ConfigError::value(key, format!("must be {expected}, not of type {}", found.type_str()))
+/// The tables `[models."NAME"]`, one by one.
+fn of_models(models: toml::Value) -> Result<Vec<Values>, ConfigError> {
+    let toml::Value::Table(models) = models else { return Err(ConfigError::ModelsAreTables) };
+    models
+        .into_iter()
+        .map(|(model, table)| {
+            let toml::Value::Table(table) = table else { return Err(ConfigError::ModelsAreTables) };
+            refuse_unknown(&table, &MODEL_KEYS, Some(&model))?;
+            Ok(Values { table, model: Some(model) })
+        })
+        .collect()
+}
+
+fn refuse_unknown(
+    table: &toml::Table,
+    keys: &[Key],
+    model: Option<&str>,
+) -> Result<(), ConfigError> {
+    let known = |name: &str| keys.iter().any(|key| key.name == name);
+    let Some(unknown) = table.keys().find(|name| !known(name)) else { return Ok(()) };
+    let closest = keys
+        .iter()
+        .map(|key| (strsim::normalized_damerau_levenshtein(key.name, unknown), key.name))
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN);
+    Err(ConfigError::UnknownKey {
+        key: unknown.clone(),
+        model: model.map(str::to_owned),
+        closest: closest.map(|(_, name)| name),
+    })
 }
 
 /// The environment variable of a key.
@@ -179,6 +282,9 @@ fn parse(key: &Key, text: &str) -> Result<toml::Value, ConfigError> {
         Kind::Text => toml::Value::String(text.to_owned()),
         Kind::Number => toml::Value::Integer(text.trim().parse().map_err(|_not_a_number| {
             ConfigError::value(key.name, format!("`{text}` is no whole number"))
+        })?),
+        Kind::Switch => toml::Value::Boolean(text.trim().parse().map_err(|_neither| {
+            ConfigError::value(key.name, format!("must be true or false, not `{text}`"))
         })?),
         Kind::List => {
             let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());

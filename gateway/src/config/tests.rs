@@ -1,6 +1,9 @@
 use std::collections::HashMap;
 
+use hearth_shared::protocol::{ExecutionProvider, GraphChoice};
+
 use super::*;
+use crate::keep_alive::{KeepAlive, KeepAlivePolicy};
 
 fn load(variables: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigError> {
     let home = tempfile::tempdir().unwrap();
@@ -22,9 +25,14 @@ fn without_anything_the_defaults_hold() {
     let config = load(&[], None).unwrap();
     assert_eq!(config.host.to_string(), "127.0.0.1:11434");
     assert_eq!(config.api_key, None);
-    assert_eq!(config.keep_alive, KeepAlive::For(Duration::from_secs(300)));
-    assert_eq!(config.execution_provider, ExecutionProvider::Auto);
-    assert_eq!((config.threads, config.slots, config.context_length), (None, None, None));
+    let models = &config.models.defaults;
+    assert_eq!(models.keep_alive, KeepAlivePolicy::of(KeepAlive::For(Duration::from_secs(300))));
+    assert_eq!(
+        (models.execution_provider, models.graph),
+        (ExecutionProvider::Auto, GraphChoice::Default)
+    );
+    assert_eq!((models.threads, models.slots, models.context_length), (None, None, None));
+    assert!(config.models.by_name.is_empty());
     assert_eq!((config.max_queue, config.max_connections), (512, 1024));
     let seconds = [
         config.queue_timeout,
@@ -41,16 +49,22 @@ fn without_anything_the_defaults_hold() {
 
 /// For each key a value in the file, another in the environment, and how both read.
 fn observed(name: &str, config: &Config) -> String {
+    let models = &config.models.defaults;
+    let seconds = |bound: Option<KeepAlive>| bound.map(KeepAlive::as_seconds);
     match name {
         "host" => config.host.to_string(),
         "api_key" => config.api_key.as_ref().map_or("", |key| key.expose()).to_owned(),
         "allowed_hosts" => config.allowed_hosts.join("+"),
         "allowed_origins" => config.allowed_origins.join("+"),
-        "keep_alive" => config.keep_alive.as_seconds().to_string(),
-        "execution_provider" => config.execution_provider.as_str().to_owned(),
-        "threads" => format!("{:?}", config.threads),
-        "slots" => format!("{:?}", config.slots),
-        "context_length" => format!("{:?}", config.context_length),
+        "keep_alive" => models.keep_alive.default.as_seconds().to_string(),
+        "keep_alive_min" => format!("{:?}", seconds(models.keep_alive.min)),
+        "keep_alive_max" => format!("{:?}", seconds(models.keep_alive.max)),
+        "keep_alive_client" => models.keep_alive.ignores_clients.to_string(),
+        "execution_provider" => models.execution_provider.as_str().to_owned(),
+        "graph" => models.graph.as_str().to_owned(),
+        "threads" => format!("{:?}", models.threads),
+        "slots" => format!("{:?}", models.slots),
+        "context_length" => format!("{:?}", models.context_length),
         "max_queue" => config.max_queue.to_string(),
         "queue_timeout" => config.queue_timeout.as_secs().to_string(),
         "load_timeout" => config.load_timeout.as_secs().to_string(),
@@ -75,6 +89,9 @@ fn every_key_is_read_from_the_file_and_overridden_by_its_variable() {
         "threads" | "slots" | "context_length" => ("3", "Some(3)", "4", "Some(4)"),
         "max_queue" | "max_connections" => ("3", "3", "4", "4"),
         "keep_alive" => ("\"1m\"", "60", "-1", "-1"),
+        "keep_alive_min" | "keep_alive_max" => ("60", "Some(60.0)", "2m", "Some(120.0)"),
+        "keep_alive_client" => ("\"ignore\"", "true", "obey", "false"),
+        "graph" => ("\"exact\"", "exact", "memory", "memory"),
         "api_key" | "runtime_library" | "worker" | "log" => ("\"x\"", "x", "y", "y"),
         _ => ("\"1m\"", "60", "2m", "120"),
     };
@@ -101,7 +118,8 @@ fn what_is_wrong_is_named_with_its_key_and_variable() {
     );
     assert_eq!(
         message(load(&[], Some("keep_alve = \"5m\""))),
-        "hearth.toml: there is no key `keep_alve`; `hearth serve --help` lists them"
+        "hearth.toml: there is no key `keep_alve`; do you mean `keep_alive`? `hearth serve --help` \
+         lists them"
     );
     assert!(message(load(&[("HEARTH_API_KEY", "two words")], None)).starts_with("api_key"));
     assert!(
@@ -135,10 +153,99 @@ fn a_value_that_makes_no_sense_is_named_with_what_would() {
     );
 }
 
+/// For each key of a model's table a value, and how it reads.
+#[test]
+fn every_key_of_a_models_table_holds_for_that_model_alone() {
+    let observed = |name: &str, settings: &ModelSettings| match name {
+        "context_length" => format!("{:?}", settings.context_length),
+        "slots" => format!("{:?}", settings.slots),
+        "threads" => format!("{:?}", settings.threads),
+        "execution_provider" => settings.execution_provider.as_str().to_owned(),
+        "graph" => settings.graph.as_str().to_owned(),
+        "variant" => format!("{:?}", settings.variant),
+        "keep_alive" => settings.keep_alive.default.as_seconds().to_string(),
+        "keep_alive_min" => format!("{:?}", settings.keep_alive.min),
+        "keep_alive_max" => format!("{:?}", settings.keep_alive.max),
+        "keep_alive_client" => settings.keep_alive.ignores_clients.to_string(),
+        "pinned" => settings.pinned.to_string(),
+        "preload" => settings.preload.to_string(),
+        other => panic!("no test observes {other}"),
+    };
+    for key in MODEL_KEYS {
+        let (value, read) = match key.name {
+            "context_length" | "slots" | "threads" => ("3", "Some(3)"),
+            "execution_provider" => ("\"cpu\"", "cpu"),
+            "graph" => ("\"memory\"", "memory"),
+            "variant" => ("\"q4\"", "Some(\"q4\")"),
+            "keep_alive" => ("\"1m\"", "60"),
+            "keep_alive_min" | "keep_alive_max" => ("60", "Some(For(60s))"),
+            "keep_alive_client" => ("\"ignore\"", "true"),
+            _ => ("true", "true"),
+        };
+        let file = format!("[models.\"owner/m\"]\n{} = {value}", key.name);
+        let models = load(&[], Some(&file)).unwrap().models;
+        let of = |name: &str| observed(key.name, models.of(&name.parse().unwrap()));
+        assert_eq!((of("owner/m"), of("owner/m:q4")), (read.to_owned(), read.to_owned()));
+        assert_ne!(of("m"), read, "{}", key.name);
+    }
+}
+
+#[test]
+fn a_models_table_leaves_what_it_does_not_name_as_it_is_for_all() {
+    let file = "slots = 2\nkeep_alive_max = \"1h\"\n[models.m]\nthreads = 1\nkeep_alive = -1";
+    let models = load(&[("HEARTH_SLOTS", "3")], Some(file)).unwrap().models;
+    let m = models.of(&"m".parse().unwrap());
+    assert_eq!((m.slots.map(u32::from), m.threads.map(u32::from)), (Some(3), Some(1)));
+    assert_eq!(m.keep_alive.settle(None), KeepAlive::For(Duration::from_secs(3600)));
+}
+
+#[test]
+fn what_is_wrong_in_a_models_table_is_named_with_the_model() {
+    for (file, expected) in [
+        (
+            "[models.m]\nslot = 3",
+            "hearth.toml, [models.\"m\"]: there is no key `slot`; do you mean `slots`? \
+             `hearth serve --help` lists them",
+        ),
+        (
+            "[models.m]\nqqq = 3",
+            "hearth.toml, [models.\"m\"]: there is no key `qqq`; `hearth serve --help` lists them",
+        ),
+        (
+            "[models.m]\nslots = 0",
+            "hearth.toml, [models.\"m\"]: slots: must be a whole number from 1 to 256, not 0",
+        ),
+        (
+            "[models.m]\ngraph = \"big\"",
+            "hearth.toml, [models.\"m\"]: graph: must be default, exact or memory, not `big`",
+        ),
+        (
+            "[models.m]\npinned = 1",
+            "hearth.toml, [models.\"m\"]: pinned: must be true or false, not of type integer",
+        ),
+        (
+            "[models.m]\nkeep_alive_min = 9\nkeep_alive_max = 8",
+            "hearth.toml, [models.\"m\"]: keep_alive_min: must not be longer than keep_alive_max",
+        ),
+        (
+            "[models.\"../m\"]\n",
+            "hearth.toml, [models.\"../m\"]: a model name's parts start with a letter or digit and \
+             hold letters, digits, `.`, `_` and `-`",
+        ),
+        (
+            "models = 3",
+            "hearth.toml: `models` holds tables alone; begin each with a line [models.\"NAME\"]",
+        ),
+    ] {
+        assert_eq!(message(load(&[], Some(file))), expected);
+    }
+}
+
 #[test]
 fn durations_in_the_file_may_be_plain_numbers() {
     let config = load(&[], Some("keep_alive = 300\nhang_timeout = 0.5")).unwrap();
-    assert_eq!(config.keep_alive, KeepAlive::For(Duration::from_secs(300)));
+    let keep_alive = config.models.defaults.keep_alive.default;
+    assert_eq!(keep_alive, KeepAlive::For(Duration::from_secs(300)));
     assert_eq!(config.hang_timeout, Duration::from_millis(500));
 }
 

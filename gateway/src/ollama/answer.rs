@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures_util::stream;
-use hearth_shared::protocol::{Finish, Generate};
+use hearth_shared::protocol::{Finish, Generate, Part};
 use hyper::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -62,8 +62,8 @@ pub(super) async fn serve(
         ((ask, None), Shape::Chat) => return warm::chat(app, &ask, meter).await,
         ((ask, None), Shape::Generate) => return warm::generate(app, &ask, meter).await,
     };
-    let model = meter.check(find_model(&app.catalog, &ask.model).await)?;
-    let generation = Generation::start(&app.fleet, &model, ask.keep_alive, body, meter).await?;
+    let model = meter.check(find_model(app, &ask.model).await)?;
+    let generation = Generation::start(app, &model, ask.keep_alive, body, meter).await?;
     let answer = Answer { shape, model: ask.model, generation };
     if stream { Ok(answer.streamed()) } else { answer.whole().await }
 }
@@ -134,9 +134,10 @@ impl Answer {
     async fn whole(self) -> Result<Response<Body>, ApiError> {
         let Self { shape, model, generation } = self;
         let arrived = generation.arrived();
-        let (text, finish) = generation.collect().await?;
-        let end = End::new(&finish, arrived.elapsed());
-        Ok(http::json(&line(shape, &model, &text, Some(end))))
+        let mut choices = generation.collect().await?;
+        let choice = choices.pop().expect("one was asked for");
+        let end = End::new(&choice.finish, arrived.elapsed());
+        Ok(http::json(&line(shape, &model, &choice.text, Some(end))))
     }
 
     /// A line for each part; a failure in the middle is a line of its own, and the last.
@@ -150,15 +151,18 @@ impl Answer {
     }
 
     async fn next_lines(&mut self) -> (Vec<u8>, bool) {
-        let piece = match self.generation.next().await {
-            Ok(piece) => piece,
+        let news = match self.generation.next().await {
+            Ok(Some(news)) => news,
+            Ok(None) => return (Vec::new(), false),
             Err(error) => return (ndjson::line(&error.ollama_body()), false),
         };
         let mut out = Vec::new();
-        if !piece.text.is_empty() {
-            out = ndjson::line(&line(self.shape, &self.model, &piece.text, None));
+        for part in news.parts {
+            if let Part::Text(text) = part {
+                out.extend(ndjson::line(&line(self.shape, &self.model, &text, None)));
+            }
         }
-        let Some(finish) = piece.finish else {
+        let Some(finish) = news.finish else {
             return (out, true);
         };
         let end = End::new(&finish, self.generation.arrived().elapsed());

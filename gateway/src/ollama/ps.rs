@@ -190,7 +190,9 @@ mod tests {
                 size_bytes: 5,
                 modified: jiff::Timestamp::UNIX_EPOCH,
                 digest: "ab".repeat(32),
+                variants: std::collections::BTreeMap::new(),
                 facts: Facts {
+                    kind: hearth_shared::protocol::ModelKind::Generate,
                     format: "onnx",
                     family: "llama".to_owned(),
                     parameter_size: String::new(),

@@ -1,5 +1,6 @@
 //! `GET /api/tags`: the catalogue, newest first.
 
+use hearth_shared::protocol::ModelKind;
 use hyper::Response;
 use serde::Serialize;
 
@@ -40,7 +41,11 @@ pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
         size: model.size_bytes,
         digest: &model.digest,
         details: Details::of(model),
-        capabilities: ["completion"],
+        capabilities: [match model.facts.kind {
+            ModelKind::Generate => "completion",
+            ModelKind::Embed => "embedding",
+            ModelKind::Rerank => "rerank",
+        }],
     });
     Ok(http::json(&Tags { models: models.collect() }))
 }

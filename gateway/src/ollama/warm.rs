@@ -53,12 +53,16 @@ async fn warm(
     })))
 }
 
-async fn load_or_unload(
+/// What both kinds of loading do; gives which it was, in Ollama's word.
+///
+/// # Errors
+/// [`ApiError`] if there is no such model, or it can't be loaded.
+pub(super) async fn load_or_unload(
     app: &App,
     ask: &Ask,
     meter: &mut RequestMeter,
 ) -> Result<&'static str, ApiError> {
-    let model = find_model(&app.catalog, &ask.model).await?;
+    let model = find_model(app, &ask.model).await?;
     meter.set_model(&model.name);
     if ask.keep_alive.is_some_and(crate::keep_alive::KeepAlive::is_zero) {
         app.fleet.unload(&model.name).await;

@@ -25,7 +25,7 @@ pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
 /// # Errors
 /// [`ApiError::UnknownModel`] and [`ApiError::Catalog`].
 pub async fn get(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
-    let model = find_model(&app.catalog, id).await?;
+    let model = find_model(app, id).await?;
     Ok(http::json(&describe(&model)))
 }
 

@@ -62,6 +62,24 @@ async fn serve(
         Route::OllamaGenerate => {
             ollama::generate::serve(app, body::read(&app.room, incoming).await?).await
         }
+        Route::OllamaEmbed => {
+            ollama::embed::embed(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::OllamaEmbeddings => {
+            ollama::embed::embeddings(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::Embeddings => {
+            openai::embeddings::serve(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::Rerank(path) => {
+            openai::rerank::serve(app, path, body::read(&app.room, incoming).await?).await
+        }
+        Route::Tokenize => {
+            openai::tokenize::tokenize(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::Detokenize => {
+            openai::tokenize::detokenize(app, body::read(&app.room, incoming).await?).await
+        }
         Route::Models => openai::models::list(app).await,
         Route::Model(id) => openai::models::get(app, &id).await,
         Route::Root => Ok(http::text("text/plain; charset=utf-8", "Ollama is running")),

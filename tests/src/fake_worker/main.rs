@@ -7,7 +7,9 @@
 //! ends, the process and everything that it forked is dead.
 
 mod control;
+mod encoder;
 mod script;
+mod answer;
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -21,12 +23,12 @@ use hearth_shared::codec::{FrameBuffer, MAX_FRAME_BYTES, encode};
 use hearth_shared::endpoint;
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    ExecutionProvider, Finish, FinishReason, FromWorker, LINK_TOKEN_VARIABLE, LinkToken,
-    LoadFailure, LoadFailureKind, LoadStage, ModelCard, ModelKind, News, PROTOCOL_VERSION, Part,
-    ToWorker,
+    ExecutionProvider, FromWorker, LINK_TOKEN_VARIABLE, LinkToken, LoadFailure, LoadFailureKind,
+    LoadStage, ModelCard, ModelKind, PROTOCOL_VERSION, ToWorker, Work,
 };
 use interprocess::local_socket::Stream;
 
+use self::answer::Answer;
 use self::control::Control;
 use self::script::{Action, Flags, Point};
 
@@ -76,8 +78,8 @@ struct Worker {
     control: Control,
     stream: Arc<Stream>,
     inbox: Receiver<Happening>,
-    /// Answers that wait for `go`, and how many tokens they have had.
-    held: Vec<(RequestId, u32)>,
+    /// Answers that wait for `go`.
+    held: Vec<Answer>,
 }
 
 /// What a point of the script leads to.
@@ -119,6 +121,15 @@ impl Worker {
                 let ToWorker::Load(spec) = *message else { return Err(70) };
                 let name = Path::new(&spec.model_path).file_name().unwrap_or_default();
                 self.control.tell(&format!("load {}", name.to_string_lossy()));
+                self.control.tell(&format!(
+                    "spec variant={:?} graph={} provider={} threads={:?} context={:?} slots={:?}",
+                    spec.variant,
+                    spec.graph.as_str(),
+                    spec.execution_provider.as_str(),
+                    spec.threads,
+                    spec.context_length,
+                    spec.slots
+                ));
             }
             Ok(_) | Err(_) => return Err(70),
         }
@@ -132,8 +143,8 @@ impl Worker {
             execution_provider: ExecutionProvider::Cpu,
             execution_provider_note: None,
             runtime_version: "none".to_owned(),
-            tools: false,
-            thinking: false,
+            tools: true,
+            thinking: true,
             embedding_length: None,
             device_bytes: None,
         }));
@@ -157,13 +168,10 @@ impl Worker {
 
     fn obey(&mut self, message: &ToWorker) -> Next {
         match *message {
-            ToWorker::Work { id, .. } => {
-                self.control.tell(&format!("generate {id}"));
-                self.answer(id, 0)
-            }
+            ToWorker::Work { id, ref work } => self.begin(id, work),
             ToWorker::Cancel { id } => {
                 self.control.tell(&format!("cancel {id}"));
-                self.held.retain(|(held, _)| *held != id);
+                self.held.retain(|held| held.id != id);
                 Next::GoOn
             }
             ToWorker::Ping { nonce } => {
@@ -178,50 +186,63 @@ impl Worker {
         }
     }
 
+    fn begin(&mut self, id: RequestId, work: &Work) -> Next {
+        if let Work::Generate(generate) = work {
+            self.control.tell(&format!("generate {id}"));
+            self.control.tell(&format!("work {generate:?}"));
+        } else {
+            self.control.tell(&format!("encode {id}"));
+        }
+        if let Some(reason) = self.script.refusal() {
+            self.send(&FromWorker::Failed { id, reason });
+            return Next::GoOn;
+        }
+        match work {
+            Work::Generate(generate) => self.answer(Answer::new(id, generate)),
+            Work::Embed(_) | Work::Rerank(_) | Work::Tokenize(_) | Work::Detokenize(_) => {
+                let replies = encoder::replies(id, work).expect("this is no generation");
+                self.encode(id, &replies)
+            }
+        }
+    }
+
     /// Answers go on one token further, and hold again where the script says so.
     fn go(&mut self) -> Next {
-        for (id, tokens) in std::mem::take(&mut self.held) {
-            self.token(id, tokens);
-            if let Next::End(code) = self.answer(id, tokens + 1) {
+        for mut answer in std::mem::take(&mut self.held) {
+            self.send(&answer.token(&self.script));
+            if let Next::End(code) = self.answer(answer) {
                 return Next::End(code);
             }
         }
         Next::GoOn
     }
 
-    /// Sends tokens from `done` on, up to the end or to where the script holds.
-    fn answer(&mut self, id: RequestId, done: u32) -> Next {
-        for index in done..self.script.tokens {
-            match self.act(Point::Token(index), Some(id)) {
-                Next::GoOn => self.token(id, index),
+    /// Sends the tokens that are left, up to the end or to where the script holds.
+    fn answer(&mut self, mut answer: Answer) -> Next {
+        while answer.done < self.script.tokens() {
+            match self.act(Point::Token(answer.done), Some(answer.id)) {
+                Next::GoOn => self.send(&answer.token(&self.script)),
                 Next::Hold => {
-                    self.held.push((id, index));
+                    self.held.push(answer);
                     return Next::GoOn;
                 }
                 Next::End(code) => return Next::End(code),
             }
         }
-        let finish = Finish {
-            reason: FinishReason::Stop,
-            prompt_tokens: 7,
-            cached_tokens: 0,
-            completion_tokens: self.script.tokens,
-            reasoning_tokens: 0,
-            prefill_us: 1,
-            decode_us: 1,
-        };
-        self.news(id, Vec::new(), Some(finish));
+        self.send(&answer.end(&self.script));
         Next::GoOn
     }
 
-    fn token(&mut self, id: RequestId, index: u32) {
-        self.news(id, vec![Part::Text(format!("t{index} "))], None);
-    }
-
-    fn news(&mut self, id: RequestId, parts: Vec<Part>, finish: Option<Finish>) {
-        let tokens = u32::from(finish.is_none());
-        let news = News { id, choice: 0, parts, tokens, logprobs: Vec::new(), finish };
-        self.send(&FromWorker::Step(vec![news]));
+    /// Sends an answer that comes in few pieces; a piece is a token to the script.
+    fn encode(&mut self, id: RequestId, replies: &[FromWorker]) -> Next {
+        for (reply, index) in replies.iter().zip(0..) {
+            match self.act(Point::Token(index), Some(id)) {
+                Next::GoOn => self.send(reply),
+                Next::Hold => unreachable!("tests hold generations only"),
+                Next::End(code) => return Next::End(code),
+            }
+        }
+        Next::GoOn
     }
 
     fn act(&mut self, point: Point, id: Option<RequestId>) -> Next {
@@ -260,7 +281,7 @@ impl Worker {
             }
             Action::WrongId => {
                 let id = RequestId(id.map_or(0, |id| id.0) + 1000);
-                self.token(id, 0);
+                self.send(&Answer::of_nobody(id).token(&self.script));
                 Next::GoOn
             }
         }

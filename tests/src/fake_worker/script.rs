@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
+use hearth_shared::protocol::{FinishReason, Part, RequestFailure};
 
 /// What a test, and what the gateway, say on the command line.
 #[derive(Debug, Parser)]
@@ -23,9 +24,18 @@ pub(crate) struct Flags {
     /// Requests at once
     #[arg(long, default_value_t = 4)]
     slots: u32,
-    /// Tokens in every answer
+    /// Tokens in every answer, if no `--part` says what they are
     #[arg(long, default_value_t = 3)]
     tokens: u32,
+    /// KIND:TEXT: a token of every answer; KIND is `text`, `reasoning`, `call` or `arguments`
+    #[arg(long = "part", value_name = "KIND:TEXT")]
+    parts: Vec<String>,
+    /// Why every request is refused: `overflow`, `template`, `unsupported`, `constraint`, `engine`
+    #[arg(long)]
+    refuse: Option<String>,
+    /// How every answer ends: `stop`, `length` or `tool_calls`
+    #[arg(long, default_value = "stop")]
+    finish: String,
     /// Do not end when told to
     #[arg(long)]
     ignore_term: bool,
@@ -124,7 +134,10 @@ impl fmt::Display for Point {
 pub(crate) struct Script {
     at: Vec<Step>,
     pub(crate) slots: u32,
-    pub(crate) tokens: u32,
+    tokens: u32,
+    parts: Vec<String>,
+    refuse: Option<String>,
+    finish: String,
     pub(crate) ignore_term: bool,
     pub(crate) wrong_version: bool,
     pub(crate) wrong_token: bool,
@@ -134,6 +147,64 @@ impl Script {
     pub(crate) fn action_at(&self, point: Point) -> Option<Action> {
         self.at.iter().find(|step| step.point == point).map(|step| step.action)
     }
+
+    /// Tokens in every answer.
+    pub(crate) fn tokens(&self) -> u32 {
+        if self.parts.is_empty() { self.tokens } else { count(&self.parts) }
+    }
+
+    /// How many of them are thoughts.
+    pub(crate) fn reasoning_tokens(&self) -> u32 {
+        let thoughts = self.parts.iter().filter(|part| part.starts_with("reasoning:"));
+        count(&thoughts.collect::<Vec<_>>())
+    }
+
+    /// What token number `index` says. Calls are counted from those before it.
+    pub(crate) fn part(&self, index: u32) -> Part {
+        let place = usize::try_from(index).expect("few tokens");
+        let Some(part) = self.parts.get(place) else { return Part::Text(format!("t{index} ")) };
+        let (kind, text) = part.split_once(':').expect("a part is KIND:TEXT");
+        let text = text.to_owned();
+        let calls: Vec<_> = self.parts[..place].iter().filter(|p| p.starts_with("call:")).collect();
+        match kind {
+            "text" => Part::Text(text),
+            "reasoning" => Part::Reasoning(text),
+            "call" => Part::ToolCall { index: count(&calls), name: text },
+            "arguments" => {
+                let index = count(&calls).checked_sub(1).expect("arguments follow a call");
+                Part::ToolArguments { index, json: text }
+            }
+            other => panic!("no kind of part: {other}"),
+        }
+    }
+
+    pub(crate) fn finish(&self) -> FinishReason {
+        match self.finish.as_str() {
+            "stop" => FinishReason::Stop,
+            "length" => FinishReason::Length,
+            "tool_calls" => FinishReason::ToolCalls,
+            other => panic!("no end: {other}"),
+        }
+    }
+
+    /// Why every request is refused, if any is.
+    pub(crate) fn refusal(&self) -> Option<RequestFailure> {
+        let message = "the fake model refuses, as told".to_owned();
+        self.refuse.as_deref().map(|reason| match reason {
+            "overflow" => {
+                RequestFailure::ContextOverflow { prompt_tokens: 600, context_length: 512 }
+            }
+            "template" => RequestFailure::Template { message },
+            "unsupported" => RequestFailure::Unsupported { message },
+            "constraint" => RequestFailure::Constraint { message },
+            "engine" => RequestFailure::Engine { message },
+            other => panic!("no refusal: {other}"),
+        })
+    }
+}
+
+fn count<T>(items: &[T]) -> u32 {
+    u32::try_from(items.len()).expect("few of them")
 }
 
 impl Flags {
@@ -173,6 +244,9 @@ impl Flags {
             at: if acts { self.at } else { Vec::new() },
             slots: self.slots,
             tokens: self.tokens,
+            parts: self.parts,
+            refuse: self.refuse,
+            finish: self.finish,
             ignore_term: self.ignore_term,
             wrong_version: self.wrong_version && acts,
             wrong_token: self.wrong_token && acts,

@@ -4,13 +4,16 @@
 
 mod streaming;
 mod lifecycle;
+mod settings;
 mod failures;
 mod shutdown;
 mod door;
 mod metrics;
 mod ollama;
+mod encoding;
 mod command_line;
 mod openai_client;
+mod openai_chat;
 mod real_model;
 mod gguf;
 

@@ -37,7 +37,10 @@ async fn an_answer_in_one_piece_has_the_same_text() {
     let body = answer.json().await;
     assert_eq!(body["object"], "chat.completion");
     assert_eq!(body["model"], "m:latest");
-    assert_eq!(body["choices"][0]["message"], json!({"role": "assistant", "content": "t0 t1 t2 "}));
+    assert_eq!(
+        body["choices"][0]["message"],
+        json!({"role": "assistant", "content": "t0 t1 t2 ", "refusal": null})
+    );
     assert_eq!(body["choices"][0]["finish_reason"], "stop");
     assert_eq!(body["usage"]["total_tokens"], 10);
 }

@@ -31,7 +31,7 @@ impl Logprobs {
 
     /// How likely `token` was among what was [observed](Self::observe).
     pub(crate) fn of(&mut self, token: u32, tokenizer: &Tokenizer) -> TokenLogprob {
-        let spelled = |id: u32| Token { id, bytes: tokenizer.token_bytes(id) };
+        let spelled = |id: u32| Token { id, bytes: tokenizer.bytes(id) };
         let whole = log_sum_exp(&self.logits, largest(&self.logits).min(f32::MAX));
         let logprob = |logit: f32| rounded(f64::from(logit.min(f32::MAX)) - whole);
         let chosen = usize::try_from(token).ok().and_then(|id| self.logits.get(id));

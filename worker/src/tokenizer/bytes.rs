@@ -1,104 +1,162 @@
-//! A token → the bytes that it spells, also where they are part of a character only.
+//! What a single token spells, as bytes.
 //!
-//! Decoding gives whole characters; log-probabilities and grammars want to know exactly what each
-//! token contributes. Vocabularies write bytes in one of two ways, and the decoder tells which.
+//! Decoding gives text for several tokens together; whoever looks at one token alone (a grammar's
+//! mask, a token's probability) needs its bytes, which may be half a character. They follow from
+//! the token's text in the vocabulary and from the kind of decoder.
 
-use tokenizers::DecoderWrapper;
+use tokenizers::{Decoder, DecoderWrapper};
+
+use super::Tokenizer;
 
 /// How a vocabulary writes bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spelling {
-    /// One printable character for each byte, as in GPT-2's vocabulary.
-    ByteLevel,
-    /// `▁` for a space and `<0xXX>` for a byte that is no character, as SentencePiece has it.
-    SentencePiece,
-    /// As it reads.
-    Plain,
+    /// One printable character for each byte, as GPT-2 does.
+    Characters,
+    /// Text; perhaps with a sign for spaces, and bytes that are no text as `<0xXX>`.
+    Text { space: Option<char>, bytes: bool },
+}
+
+/// SentencePiece's sign for a space.
+const SPACE: char = '\u{2581}';
+
+impl Tokenizer {
+    /// One more than the highest id.
+    pub(crate) fn vocabulary_length(&self) -> usize {
+        let highest = self.inner.get_vocab(true).into_values().max();
+        highest.map_or(0, |id| usize::try_from(id).unwrap_or(usize::MAX).saturating_add(1))
+    }
+
+    /// The bytes that a token stands for; of a special one its name. Empty for ids that are none.
+    pub(crate) fn bytes(&self, id: u32) -> Vec<u8> {
+        if let Some(token) = self.inner.get_added_vocabulary().simple_id_to_token(id) {
+            return token.into_bytes();
+        }
+        match self.inner.id_to_token(id) {
+            Some(token) => self.spelling.bytes(&token),
+            None => Vec::new(),
+        }
+    }
 }
 
 impl Spelling {
+    /// How the vocabulary of this decoder is written.
     pub(super) fn of(decoder: Option<&DecoderWrapper>) -> Self {
-        match decoder {
-            Some(DecoderWrapper::ByteLevel(_)) => Self::ByteLevel,
-            Some(DecoderWrapper::Metaspace(_) | DecoderWrapper::ByteFallback(_)) => {
-                Self::SentencePiece
+        let plain = Self::Text { space: None, bytes: false };
+        let steps = match decoder {
+            None => return plain,
+            Some(DecoderWrapper::Sequence(sequence)) => sequence.get_decoders(),
+            Some(single) => std::slice::from_ref(single),
+        };
+        steps.iter().fold(plain, |spelling, step| match (step, spelling) {
+            (DecoderWrapper::ByteLevel(_), _) | (_, Self::Characters) => Self::Characters,
+            (DecoderWrapper::ByteFallback(_), Self::Text { space, .. }) => {
+                Self::Text { space, bytes: true }
             }
-            Some(DecoderWrapper::Sequence(sequence)) => {
-                let parts = sequence.get_decoders().iter().map(|part| Self::of(Some(part)));
-                parts.into_iter().find(|spelling| *spelling != Self::Plain).unwrap_or(Self::Plain)
+            (DecoderWrapper::Metaspace(metaspace), Self::Text { bytes, .. }) => {
+                Self::Text { space: Some(metaspace.get_replacement()), bytes }
             }
-            Some(_) | None => Self::Plain,
-        }
+            (DecoderWrapper::Replace(replace), Self::Text { space, bytes }) => {
+                let decoded = replace.decode_chain(vec![SPACE.to_string()]);
+                let is_sign = decoded.is_ok_and(|texts| texts == [" "]);
+                Self::Text { space: if is_sign { Some(SPACE) } else { space }, bytes }
+            }
+            (_, spelling) => spelling,
+        })
     }
 
-    /// The bytes of a token that the vocabulary writes as `text`.
-    pub(super) fn bytes(self, text: &str) -> Vec<u8> {
+    fn bytes(self, token: &str) -> Vec<u8> {
         match self {
-            Self::ByteLevel => {
-                let mut bytes = Vec::with_capacity(text.len());
-                for symbol in text.chars() {
-                    match byte_of_symbol(symbol) {
-                        Some(byte) => bytes.push(byte),
-                        None => bytes.extend(symbol.encode_utf8(&mut [0; 4]).bytes()),
-                    }
-                }
-                bytes
+            Self::Characters => {
+                let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+                // Words that were put into such a vocabulary by hand may be written as they are.
+                bytes.unwrap_or_else(|| token.as_bytes().to_vec())
             }
-            Self::SentencePiece => match fallback_byte(text) {
-                Some(byte) => vec![byte],
-                None => text.replace('▁', " ").into_bytes(),
-            },
-            Self::Plain => text.as_bytes().to_vec(),
+            Self::Text { space, bytes } => {
+                if let Some(byte) = bytes.then(|| fallback_byte(token)).flatten() {
+                    return vec![byte];
+                }
+                match space {
+                    Some(sign) => token.replace(sign, " ").into_bytes(),
+                    None => token.as_bytes().to_vec(),
+                }
+            }
         }
     }
 }
 
-/// `<0xXX>` → the byte.
-fn fallback_byte(text: &str) -> Option<u8> {
-    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+/// The byte that a token of the form `<0xXX>` stands for.
+fn fallback_byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }
 
-/// GPT-2's printable stand-in → the byte: printable ones of Latin-1 stand for themselves, the
-/// others follow one another from U+0100 on.
-fn byte_of_symbol(symbol: char) -> Option<u8> {
-    let is_plain = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let code = u32::from(symbol);
-    match u8::try_from(code) {
-        Ok(byte) => is_plain(byte).then_some(byte),
-        Err(_) => {
-            let place = usize::try_from(code - 0x100).ok()?;
-            (0..=u8::MAX).filter(|&byte| !is_plain(byte)).nth(place)
-        }
+/// GPT-2's printable characters: most stand for themselves, the others follow from 256 on.
+fn byte_of(character: char) -> Option<u8> {
+    let code = u32::from(character);
+    if stands_for_itself(code) {
+        return u8::try_from(code).ok();
     }
+    let place = usize::try_from(code.checked_sub(256)?).ok()?;
+    (0..=u8::MAX).filter(|&byte| !stands_for_itself(u32::from(byte))).nth(place)
+}
+
+fn stands_for_itself(code: u32) -> bool {
+    matches!(code, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn byte_level_symbols_stand_for_their_bytes() {
-        let bytes = |text| Spelling::ByteLevel.bytes(text);
-        assert_eq!(bytes("Ġthe"), b" the");
-        assert_eq!(bytes("Ċ"), b"\n");
-        assert_eq!(bytes("Ã©"), "é".as_bytes());
-        assert_eq!(bytes("âĤ"), [0xe2, 0x82]);
-        // The last of the stand-ins, and what no vocabulary of this kind would hold.
-        assert_eq!(bytes("Ńń€"), [&[0xad][..], "ń€".as_bytes()].concat());
-        // Every byte has exactly one stand-in.
-        let mut all: Vec<_> = (0..0x144).filter_map(char::from_u32).collect();
-        all.retain(|&symbol| byte_of_symbol(symbol).is_some());
-        let mut back: Vec<_> = all.iter().filter_map(|&symbol| byte_of_symbol(symbol)).collect();
-        back.sort_unstable();
-        assert_eq!(back, (0..=u8::MAX).collect::<Vec<_>>());
+    fn tokenizer(decoder: &serde_json::Value, words: &[&str]) -> Tokenizer {
+        let vocabulary: serde_json::Map<_, _> =
+            words.iter().zip(0..).map(|(&word, id)| (word.to_owned(), id.into())).collect();
+        let special = serde_json::json!({
+            "id": words.len(), "content": "<|é|>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true,
+        });
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": decoder,
+            "added_tokens": [special],
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+        });
+        Tokenizer::from_json(json.to_string().as_bytes()).unwrap()
     }
 
     #[test]
-    fn sentencepiece_tokens_are_bytes_or_words_with_spaces() {
-        let bytes = |text| Spelling::SentencePiece.bytes(text);
-        assert_eq!(bytes("▁the▁"), b" the ");
-        assert_eq!(bytes("<0xE2>"), [0xe2]);
-        assert_eq!(bytes("<0xE2"), b"<0xE2");
+    fn byte_level_tokens_spell_their_bytes() {
+        let decoder = serde_json::json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
+        });
+        let tokenizer = tokenizer(&decoder, &["Ġa", "Ã", "Ċ", "Ń", "中"]);
+        let spelled: Vec<_> = (0..5).map(|id| tokenizer.bytes(id)).collect();
+        let expected: [&[u8]; 5] = [b" a", b"\xc3", b"\n", b"\xad", "中".as_bytes()];
+        assert_eq!(spelled, expected);
+        assert_eq!(tokenizer.bytes(5), "<|é|>".as_bytes());
+        assert_eq!(tokenizer.bytes(6), b"");
+        assert_eq!(tokenizer.vocabulary_length(), 6);
+    }
+
+    #[test]
+    fn sentencepiece_tokens_spell_spaces_and_bytes() {
+        let decoder = serde_json::json!({"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]});
+        let tokenizer = tokenizer(&decoder, &["▁a▁b", "<0xE2>", "<0xG2>", "é"]);
+        let spelled: Vec<_> = (0..4).map(|id| tokenizer.bytes(id)).collect();
+        let expected: [&[u8]; 4] = [b" a b", b"\xe2", b"<0xG2>", "é".as_bytes()];
+        assert_eq!(spelled, expected);
+    }
+
+    #[test]
+    fn a_metaspace_decoder_names_its_own_sign() {
+        let decoder = serde_json::json!({
+            "type": "Metaspace", "replacement": "_", "prepend_scheme": "never", "split": false,
+        });
+        assert_eq!(tokenizer(&decoder, &["_a▁"]).bytes(0), " a▁".as_bytes());
     }
 }

@@ -37,7 +37,7 @@ impl Model {
         let Some(WorkerState::Failed { retry }) = &self.state else {
             return;
         };
-        let files_changed = self.fingerprint != fingerprint;
+        let files_changed = self.profile.fingerprint != fingerprint;
         if files_changed {
             self.failures_in_a_row = 0;
         }

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
 use super::*;
+use crate::fleet::worker::{ProcessExit, WorkerFailure};
+use crate::keep_alive::{KeepAlive, KeepAlivePolicy};
 
 const MODELS: [&str; 2] = ["a", "b"];
 const SLOTS: usize = 2;
@@ -95,7 +97,6 @@ fn tell(model: ModelName, worker: WorkerId, news: WorkerNews) -> Event {
 
 fn rules() -> Rules {
     Rules {
-        keep_alive: KeepAlive::For(Duration::from_secs(10)),
         queue_max: QUEUE_MAX,
         queue_timeout: Duration::from_secs(100),
         load_stall_timeout: Duration::from_secs(30),
@@ -273,9 +274,14 @@ impl World {
                 let ticket = TicketId(self.tickets.len() as u64);
                 self.tickets.insert(ticket, (model.clone(), Ticket::Waiting { since: self.now }));
                 let keep_alive = keep_alive.map(|s| KeepAlive::For(Duration::from_secs(s)));
-                let fingerprint = files.to_string();
+                let keep_alive_default = KeepAlive::For(Duration::from_secs(10));
+                let profile = Arc::new(Profile {
+                    fingerprint: files.to_string(),
+                    keep_alive: KeepAlivePolicy::of(keep_alive_default),
+                    pinned: false,
+                });
                 let wants = if warm { Wants::Warmth } else { Wants::Lease };
-                self.give(Event::Acquire { model, ticket, keep_alive, fingerprint, wants });
+                self.give(Event::Acquire { model, ticket, keep_alive, profile, wants });
             }
             Happening::Leave(index) => self.leave(index),
             Happening::Unload { model } => {

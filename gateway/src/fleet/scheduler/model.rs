@@ -5,6 +5,7 @@
 //! place grants a lease, makes a worker idle or spawns one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
@@ -12,7 +13,7 @@ use hearth_shared::protocol::LoadStage;
 use tokio::time::Instant;
 
 use super::queue::{Queue, ServiceTime};
-use super::{Effect, Refusal, Step, Wants, WorkerNews};
+use super::{Effect, Profile, Refusal, Step, Wants, WorkerNews};
 use crate::fleet::worker::{
     ProcessExit, ReadyWorker, SLOTS_MAX, StopReason, TicketId, WorkerFailure, WorkerId, WorkerState,
 };
@@ -24,9 +25,13 @@ pub(super) struct Model {
     pub(super) state: Option<WorkerState>,
     pub(super) queue: Queue,
     pub(super) service: ServiceTime,
-    /// What requests asked for since this worker's start; `None` follows the rules.
-    pub(super) keep_alive: Option<KeepAlive>,
-    pub(super) fingerprint: String,
+    /// What requests asked for since this worker's start; `None` follows the profile.
+    keep_alive: Option<KeepAlive>,
+    /// Somebody asked for its unloading: it leaves once unused, whatever the policy says of that,
+    /// unless a request asks for something else before.
+    unload: bool,
+    /// What the model was when it was last asked for.
+    pub(super) profile: Arc<Profile>,
     pub(super) failures_in_a_row: u32,
     pub(super) last_failure: Option<WorkerFailure>,
     /// How many workers took the place of one that failed.
@@ -34,14 +39,15 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(name: ModelName) -> Self {
+    pub(super) fn new(name: ModelName, profile: Arc<Profile>) -> Self {
         Self {
             name,
             state: None,
             queue: Queue::default(),
             service: ServiceTime::default(),
             keep_alive: None,
-            fingerprint: String::new(),
+            unload: false,
+            profile,
             failures_in_a_row: 0,
             last_failure: None,
             restarts: 0,
@@ -62,13 +68,13 @@ impl Model {
         &mut self,
         (ticket, wants): (TicketId, Wants),
         keep_alive: Option<KeepAlive>,
-        fingerprint: String,
+        profile: Arc<Profile>,
         step: &mut Step<'_>,
     ) {
         if step.draining {
             return step.refuse(ticket, Refusal::Draining);
         }
-        self.forgive(&fingerprint, step.now);
+        self.forgive(&profile.fingerprint, step.now);
         if let Some(refusal) = self.refusal_while_failed(step.now) {
             return step.refuse(ticket, refusal);
         }
@@ -77,12 +83,14 @@ impl Model {
             let retry_after = self.service.wait_at(waiting, self.slots());
             return step.refuse(ticket, Refusal::QueueFull { waiting, retry_after });
         }
-        self.fingerprint = fingerprint;
+        self.profile = profile;
         if self.queue.is_empty() && matches!(self.state, Some(WorkerState::Stopping { .. })) {
-            // What was asked of the worker that is leaving does not bind the next one.
-            self.keep_alive = None;
+            self.forget_what_was_asked();
         }
-        self.keep_alive = keep_alive.or(self.keep_alive);
+        if keep_alive.is_some() {
+            self.keep_alive = keep_alive;
+            self.unload = false;
+        }
         self.queue.push((ticket, wants), step.now);
         self.serve_queue(step);
     }
@@ -110,10 +118,10 @@ impl Model {
             }
             // It ends when those who use it, or wait for the next one, have been served.
             Some(WorkerState::Starting { .. } | WorkerState::Busy { .. }) => {
-                self.keep_alive = Some(KeepAlive::For(Duration::ZERO));
+                self.unload = true;
             }
             Some(WorkerState::Stopping { .. }) if !self.queue.is_empty() => {
-                self.keep_alive = Some(KeepAlive::For(Duration::ZERO));
+                self.unload = true;
             }
             Some(WorkerState::Stopping { .. } | WorkerState::Failed { .. }) | None => {}
         }
@@ -220,7 +228,7 @@ impl Model {
             }
         }
         if self.queue.is_empty() {
-            self.keep_alive = None;
+            self.forget_what_was_asked();
         }
         self.serve_queue(step);
     }
@@ -338,7 +346,7 @@ impl Model {
             leases.insert(ticket, step.now);
             step.effects.push(Effect::Grant { ticket, worker: worker.id });
         }
-        let keep_alive = self.keep_alive.unwrap_or(step.rules.keep_alive);
+        let keep_alive = self.keep_alive();
         if !leases.is_empty() {
             self.state = Some(WorkerState::Busy { worker, leases, stalls_at });
         } else if step.draining {
@@ -367,6 +375,21 @@ impl Model {
             Some(step.now + step.rules.grace_period)
         };
         self.state = Some(WorkerState::Stopping { worker, reason, kill_at });
+    }
+
+    /// How long the worker stays once unused.
+    pub(super) fn keep_alive(&self) -> KeepAlive {
+        if self.unload {
+            KeepAlive::For(Duration::ZERO)
+        } else {
+            self.profile.settle(self.keep_alive)
+        }
+    }
+
+    /// What was asked of one worker does not bind the next.
+    fn forget_what_was_asked(&mut self) {
+        self.keep_alive = None;
+        self.unload = false;
     }
 
     fn slots(&self) -> usize {

@@ -3,11 +3,15 @@
 mod failures;
 
 use super::*;
+use crate::fleet::worker::{ProcessExit, StopReason, WorkerFailure};
+use crate::keep_alive::{KeepAlive, KeepAlivePolicy};
+use hearth_shared::protocol::LoadStage;
 
 struct Bench {
     scheduler: Scheduler,
     now: Instant,
     tickets: u64,
+    profile: Profile,
 }
 
 fn model() -> ModelName {
@@ -28,14 +32,18 @@ const SECOND: WorkerId = WorkerId(2);
 impl Bench {
     fn new() -> Self {
         let rules = Rules {
-            keep_alive: KeepAlive::For(seconds(300)),
             queue_max: 3,
             queue_timeout: seconds(600),
             load_stall_timeout: seconds(60),
             hang_timeout: seconds(30),
             grace_period: seconds(5),
         };
-        Self { scheduler: Scheduler::new(rules), now: Instant::now(), tickets: 0 }
+        let profile = Profile {
+            fingerprint: String::new(),
+            keep_alive: KeepAlivePolicy::of(KeepAlive::For(seconds(300))),
+            pinned: false,
+        };
+        Self { scheduler: Scheduler::new(rules), now: Instant::now(), tickets: 0, profile }
     }
 
     /// A bench whose first worker is ready, with nobody using it.
@@ -79,8 +87,9 @@ impl Bench {
     ) -> (TicketId, Vec<Effect>) {
         self.tickets += 1;
         let ticket = TicketId(self.tickets);
-        let fingerprint = fingerprint.to_owned();
-        let event = Event::Acquire { model: model(), ticket, keep_alive, fingerprint, wants };
+        let profile = Profile { fingerprint: fingerprint.to_owned(), ..self.profile.clone() };
+        let profile = Arc::new(profile);
+        let event = Event::Acquire { model: model(), ticket, keep_alive, profile, wants };
         (ticket, self.handle(event))
     }
 
@@ -168,6 +177,31 @@ fn an_absent_keep_alive_keeps_the_present_value_and_an_explicit_one_wins() {
     let (ticket, _) = bench.acquire_with(Some(KeepAlive::Forever));
     bench.leave(ticket);
     assert_eq!(bench.scheduler.next_deadline(), None);
+}
+
+#[test]
+fn a_policy_bounds_what_a_request_asks_for_and_an_unload_is_obeyed_all_the_same() {
+    let mut bench = Bench::new();
+    bench.profile.keep_alive.min = Some(KeepAlive::For(seconds(60)));
+    let (ticket, _) = bench.acquire_with(keep(0));
+    bench.ready(FIRST, 1);
+    bench.leave(ticket);
+    assert_eq!(bench.scheduler.next_deadline(), Some(bench.now + seconds(60)));
+    let (ticket, _) = bench.acquire();
+    bench.handle(Event::Unload { model: model() });
+    assert_eq!(bench.leave(ticket), [Effect::Terminate { worker: FIRST }]);
+}
+
+#[test]
+fn a_pinned_worker_never_expires() {
+    let mut bench = Bench::new();
+    bench.profile.pinned = true;
+    let (ticket, _) = bench.acquire_with(keep(1));
+    bench.ready(FIRST, 1);
+    bench.leave(ticket);
+    assert_eq!(bench.scheduler.next_deadline(), None);
+    let unloaded = bench.handle(Event::Unload { model: model() });
+    assert_eq!(unloaded, [Effect::Terminate { worker: FIRST }]);
 }
 
 #[test]

@@ -6,7 +6,6 @@ use hearth_shared::ids::ModelName;
 use hearth_shared::protocol::LoadStage;
 use tokio::time::Instant;
 
-use super::Rules;
 use super::model::Model;
 use crate::fleet::worker::{Retry, WorkerFailure, WorkerId, WorkerState};
 use crate::keep_alive::KeepAlive;
@@ -57,8 +56,8 @@ pub enum NextView {
 }
 
 impl ModelView {
-    pub(super) fn of(model: &Model, rules: &Rules) -> Self {
-        let keep_alive = model.keep_alive.unwrap_or(rules.keep_alive);
+    pub(super) fn of(model: &Model) -> Self {
+        let keep_alive = model.keep_alive();
         Self {
             name: model.name().clone(),
             phase: model.state().map(|state| PhaseView::of(state, keep_alive)),

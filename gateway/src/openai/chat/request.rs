@@ -1,23 +1,19 @@
-//! The body of a chat completion → what the worker needs. Pure.
-//!
-//! Every field that OpenAI documents is honoured, accepted because ignoring it changes nothing a
-//! client could see, or refused by its name. None is dropped in silence.
+//! The body of a chat completion → what the worker needs. Pure. `fields.rs` says what becomes of each
+//! field; here is what the honoured ones mean.
 
 use hearth_shared::protocol::{Chat, Generate, JsonText, Prompt};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::fields::FIELDS;
+use super::response::CallForm;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Ask;
 use crate::messages;
-use crate::sampling::{self, Spelling};
+use crate::openai::{decoding, known, thinking};
+use crate::tools::Tools;
 
-/// More stop texts than OpenAI takes, because others take more.
-const STOP_MAX: usize = 16;
-
-/// OpenAI's fields, and those that vLLM and others added.
-const SPELLING: Spelling =
-    Spelling { repetition_penalty: "repetition_penalty", temperature_max: 2.0 };
+const TOP_LOGPROBS_MAX: i64 = 20;
 
 /// What a client wants.
 #[derive(Debug)]
@@ -34,16 +30,13 @@ pub(super) struct ChatRequest {
     pub(super) ask: Ask,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
+    pub(super) calls: CallForm,
     pub(super) body: Generate,
 }
 
 pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
     let fields = Fields::new(map);
-    let model = fields
-        .text("model")?
-        .filter(|model| !model.is_empty())
-        .ok_or_else(|| ApiError::invalid("model", "`model` is missing: say which model to use"))?;
-    let ask = Ask { model: model.to_owned(), keep_alive: fields.keep_alive()? };
+    let ask = Ask { model: fields.model()?, keep_alive: fields.keep_alive()? };
     let messages = fields
         .array("messages")?
         .ok_or_else(|| ApiError::invalid("messages", "`messages` is missing"))?;
@@ -57,7 +50,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
             )),
         };
     }
-    refuse_what_is_not_served(fields)?;
+    known::refuse(fields, FIELDS)?;
     let options = fields.object("stream_options", "stream_options.")?;
     let include_usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten();
     // The newer name wins over the one it replaced.
@@ -65,78 +58,97 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
         Some(max) => Some(max),
         None => fields.count("max_tokens")?,
     };
-    let messages = Value::Array(messages::normalise(messages)?);
-    let prompt = Prompt::Chat(Chat::new(JsonText(messages.to_string())));
+    let (chat, calls) = chat(fields, messages)?;
     let body = Generate {
-        sampling: sampling::read(fields, SPELLING)?,
-        stop: fields.texts("stop", STOP_MAX)?,
         max_tokens,
-        ..Generate::new(prompt)
+        logprobs: logprobs(fields)?,
+        ..decoding::read(fields, Prompt::Chat(chat))?
     };
     let stream = fields.flag("stream")?.unwrap_or(false);
     let include_usage = include_usage.unwrap_or(false);
-    Ok(ChatAsk::Generate(Box::new(ChatRequest { ask, stream, include_usage, body })))
+    Ok(ChatAsk::Generate(Box::new(ChatRequest { ask, stream, include_usage, calls, body })))
 }
 
-fn refuse_what_is_not_served(fields: Fields<'_>) -> Result<(), ApiError> {
-    let (none, off, empty) = (json!("none"), json!(false), json!([]));
-    fields.refuse("n", &[json!(1), json!(1.0)])?;
-    fields.refuse("logprobs", std::slice::from_ref(&off))?;
-    fields.refuse("top_logprobs", &[json!(0)])?;
-    fields.refuse("logit_bias", &[json!({})])?;
-    fields.refuse("response_format", &[json!({ "type": "text" })])?;
-    fields.refuse("audio", &[])?;
-    fields.refuse("modalities", &[json!(["text"])])?;
-    fields.refuse("web_search_options", &[])?;
-    // Tools that may not be used ask for nothing.
-    let tools_unused = fields.get("tool_choice") == Some(&none);
-    if !tools_unused {
-        fields.refuse("tools", std::slice::from_ref(&empty))?;
-        fields.refuse("tool_choice", &[none.clone(), json!("auto")])?;
+fn chat(fields: Fields<'_>, messages: &[Value]) -> Result<(Chat, CallForm), ApiError> {
+    let messages = JsonText(Value::Array(messages::normalise(messages)?).to_string());
+    let in_first_form = ["functions", "function_call"].map(|name| fields.get(name).is_some());
+    let (tools, calls) = if fields.get("tools").is_none() && in_first_form.contains(&true) {
+        (Tools::read_first_form(fields)?, CallForm::Functions)
+    } else {
+        (Tools::read(fields)?, CallForm::Tools)
+    };
+    let chat = Chat {
+        tools: tools.json(),
+        tool_choice: tools.choice,
+        parallel_tool_calls: tools.parallel,
+        template_variables: thinking::template_variables(fields)?,
+        split_reasoning: thinking::is_split(fields)?,
+        ..Chat::new(messages)
+    };
+    Ok((chat, calls))
+}
+
+fn logprobs(fields: Fields<'_>) -> Result<Option<u32>, ApiError> {
+    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    let wrong = |message: String| Err(ApiError::invalid("top_logprobs", message));
+    match fields.integer("top_logprobs")? {
+        Some(top) if !(0..=TOP_LOGPROBS_MAX).contains(&top) => {
+            wrong(format!("`top_logprobs` must be between 0 and {TOP_LOGPROBS_MAX}, not {top}"))
+        }
+        Some(1..) if !wanted => wrong("`top_logprobs` needs `logprobs` to be true".to_owned()),
+        top => Ok(wanted.then(|| top.and_then(|top| u32::try_from(top).ok()).unwrap_or(0))),
     }
-    if fields.get("function_call") != Some(&none) {
-        fields.refuse("functions", &[empty])?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use hearth_shared::protocol::{Constraint, ToolChoice};
+    use serde_json::json;
+
     use super::*;
     use crate::keep_alive::KeepAlive;
 
-    fn parse_value(value: Value) -> Result<ChatAsk, ApiError> {
-        let Value::Object(map) = value else { panic!("an object") };
-        parse(&map)
+    fn parse_value(value: &Value) -> Result<ChatAsk, ApiError> {
+        parse(value.as_object().unwrap())
     }
 
-    fn request(extra: Value) -> Result<ChatRequest, ApiError> {
+    fn request(extra: &Value) -> Result<ChatRequest, ApiError> {
         let mut value = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
-        let Value::Object(extra) = extra else { panic!("an object") };
-        value.as_object_mut().unwrap().extend(extra);
-        match parse_value(value)? {
+        value.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        match parse_value(&value)? {
             ChatAsk::Generate(request) => Ok(*request),
             ChatAsk::Warm(ask) => panic!("{ask:?}"),
         }
     }
 
-    fn refused_param(extra: Value) -> String {
-        request(extra).unwrap_err().openai_body()["error"]["param"].as_str().unwrap().to_owned()
+    fn chat_of(extra: &Value) -> Chat {
+        let Prompt::Chat(chat) = request(extra).unwrap().body.prompt else { panic!("a chat") };
+        chat
+    }
+
+    #[test]
+    fn every_row_of_the_table_is_true() {
+        let base = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+        known::tests::check_each(FIELDS, &base, parse);
     }
 
     #[test]
     fn every_honoured_field_arrives() {
-        let request = request(json!({
+        let request = request(&json!({
             "stream": true, "stream_options": {"include_usage": true},
             "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "seed": -1,
             "presence_penalty": 1, "frequency_penalty": -1.5, "repetition_penalty": 1.5,
+            "typical_p": 0.75, "n": 3, "logprobs": true, "top_logprobs": 20, "min_tokens": 2,
+            "ignore_eos": true, "stop_token_ids": [9], "logit_bias": {"4": 2},
+            "response_format": {"type": "json_object"},
             "stop": ["a", "b"], "max_tokens": 5, "max_completion_tokens": 6.0, "keep_alive": "10s",
         }))
         .unwrap();
         assert!(request.stream && request.include_usage);
-        let sampling = request.body.sampling;
+        let body = request.body;
+        let sampling = body.sampling;
         assert_eq!(
             (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.seed),
             (0.5, 0.25, 7, 0.125, Some(u64::MAX))
@@ -145,10 +157,14 @@ mod tests {
             (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty),
             (1.0, -1.5, 1.5)
         );
-        assert_eq!((request.body.stop.len(), request.body.max_tokens), (2, Some(6)));
+        assert_eq!((sampling.typical_p, body.choices, body.logprobs), (0.75, 3, Some(20)));
+        assert_eq!((body.min_tokens, body.ignore_eos, body.stop_token_ids), (2, true, vec![9]));
+        assert_eq!(body.logit_bias, [(4, 2.0)]);
+        assert_eq!(body.constraint, Some(Constraint::JsonObject));
+        assert_eq!((body.stop.len(), body.max_tokens), (2, Some(6)));
         assert_eq!(request.ask.keep_alive, Some(KeepAlive::For(Duration::from_secs(10))));
         assert_eq!(
-            request.body.prompt,
+            body.prompt,
             Prompt::Chat(Chat::new(JsonText(r#"[{"role":"user","content":"hi"}]"#.to_owned())))
         );
     }
@@ -156,11 +172,26 @@ mod tests {
     #[test]
     fn what_is_not_said_of_sampling_suits_small_models_and_what_is_said_holds() {
         let of = |extra| {
-            let sampling = request(extra).unwrap().body.sampling;
+            let sampling = request(&extra).unwrap().body.sampling;
             (sampling.temperature, sampling.top_k, sampling.top_p)
         };
         assert_eq!(of(json!({})), (0.8, 40, 0.9));
         assert_eq!(of(json!({"temperature": 1, "top_k": -1, "top_p": 1})), (1.0, 0, 1.0));
+    }
+
+    #[test]
+    fn tools_win_over_the_functions_that_they_replaced() {
+        let both = json!({
+            "tools": [{"function": {"name": "f"}}], "tool_choice": "required",
+            "functions": [{"name": "g"}], "function_call": "none",
+        });
+        let chat = chat_of(&both);
+        assert_eq!(chat.tool_choice, ToolChoice::Required);
+        assert_eq!(chat.tools.unwrap().0, r#"[{"type":"function","function":{"name":"f"}}]"#);
+        assert_eq!(request(&both).unwrap().calls, CallForm::Tools);
+        let first = json!({"functions": [{"name": "g"}]});
+        assert_eq!(request(&first).unwrap().calls, CallForm::Functions);
+        assert!(!chat_of(&first).parallel_tool_calls);
     }
 
     #[test]
@@ -178,41 +209,20 @@ mod tests {
             (json!({"ttl": true}), "ttl"),
             (json!({"messages": "hi"}), "messages"),
             (json!({"model": ""}), "model"),
+            (json!({"logprobs": 5}), "logprobs"),
+            (json!({"top_logprobs": 2}), "top_logprobs"),
+            (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         ] {
-            assert_eq!(refused_param(extra.clone()), param, "{extra}");
+            let error = request(&extra).unwrap_err();
+            assert_eq!(error.openai_body()["error"]["param"], param, "{extra}");
         }
-    }
-
-    #[test]
-    fn what_is_not_served_is_refused_by_its_name_unless_it_asks_for_nothing() {
-        let tool = json!([{"type": "function", "function": {"name": "f"}}]);
-        for (extra, param) in [
-            (json!({"n": 2}), "n"),
-            (json!({"logprobs": true}), "logprobs"),
-            (json!({"logit_bias": {"5": 1}}), "logit_bias"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
-            (json!({"tools": tool}), "tools"),
-            (json!({"tool_choice": "required"}), "tool_choice"),
-            (json!({"functions": [{"name": "f"}]}), "functions"),
-            (json!({"audio": {}}), "audio"),
-            (json!({"modalities": ["text", "audio"]}), "modalities"),
-        ] {
-            assert_eq!(refused_param(extra.clone()), param, "{extra}");
-        }
-        request(json!({
-            "n": 1, "logprobs": false, "top_logprobs": null, "logit_bias": {}, "tools": tool,
-            "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"],
-            "user": "u", "metadata": {}, "store": false, "service_tier": "auto", "prediction": {},
-            "parallel_tool_calls": true, "reasoning_effort": "low", "verbosity": "low",
-        }))
-        .unwrap();
     }
 
     #[test]
     fn no_messages_and_a_keep_alive_load_or_unload() {
-        let warm = parse_value(json!({"model": "m", "messages": [], "keep_alive": 0})).unwrap();
+        let warm = parse_value(&json!({"model": "m", "messages": [], "keep_alive": 0})).unwrap();
         assert!(matches!(warm, ChatAsk::Warm(ask) if ask.keep_alive.unwrap().is_zero()));
-        let error = parse_value(json!({"model": "m", "messages": []})).unwrap_err();
+        let error = parse_value(&json!({"model": "m", "messages": []})).unwrap_err();
         assert_eq!(error.openai_body()["error"]["param"], "messages");
     }
 }

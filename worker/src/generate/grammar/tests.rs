@@ -45,7 +45,7 @@ impl Model {
     fn of(tokenizer: Tokenizer, end: u32) -> Self {
         let tokenizer = Arc::new(tokenizer);
         let ids = (0_u32..).zip(0..tokenizer.vocabulary_length());
-        let words = ids.map(|(id, _)| tokenizer.token_bytes(id)).collect();
+        let words = ids.map(|(id, _)| tokenizer.bytes(id)).collect();
         Self { grammars: Grammars::new(Arc::clone(&tokenizer), vec![end]), tokenizer, words, end }
     }
 

@@ -45,7 +45,7 @@ fn words(tokenizer: &Tokenizer) -> Vec<Vec<u8>> {
     // their own, and a word that spells the same shall be the one that is used.
     let count = u32::try_from(words.len()).unwrap_or(u32::MAX);
     for (id, place) in (0..count).rev().zip(words.iter_mut().rev()) {
-        let mut word = tokenizer.token_bytes(id);
+        let mut word = tokenizer.bytes(id);
         if tokenizer.is_special(id) {
             word.insert(0, TokTrie::SPECIAL_TOKEN_MARKER);
         }

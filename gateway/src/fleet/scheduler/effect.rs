@@ -1,0 +1,94 @@
+//! What the scheduler wants done, and why it refuses.
+
+use std::time::Duration;
+
+use hearth_shared::ids::ModelName;
+
+use crate::fleet::worker::{StopReason, TicketId, WorkerFailure, WorkerId};
+
+/// What has to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Start a worker for this model.
+    Spawn {
+        /// The model.
+        model: ModelName,
+        /// The id of the new worker.
+        worker: WorkerId,
+    },
+    /// Ask a worker to end: it has the grace period.
+    Terminate {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// End a worker now.
+    Kill {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The ticket is a lease on this worker from now on.
+    Grant {
+        /// The ticket.
+        ticket: TicketId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The ticket wanted the model loaded, and it is: the ticket is over.
+    Warm {
+        /// The ticket.
+        ticket: TicketId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The ticket is over, and this is why.
+    Refuse {
+        /// The ticket.
+        ticket: TicketId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// For logs and metrics: a worker is gone, and this is why it went.
+    Gone {
+        /// Its model.
+        model: ModelName,
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+/// Why a request gets no lease.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Too many wait already.
+    #[error("{waiting} requests are waiting for this model already")]
+    QueueFull {
+        /// How many wait.
+        waiting: usize,
+        /// When a place is likely to be free.
+        retry_after: Duration,
+    },
+    /// It waited as long as a request may.
+    #[error("no worker was free for {waited:?}: {reason}")]
+    WaitedTooLong {
+        /// How long.
+        waited: Duration,
+        /// What it waited for.
+        reason: &'static str,
+    },
+    /// The worker failed while the request waited for it to load.
+    #[error("{0}")]
+    LoadFailed(WorkerFailure),
+    /// The last worker failed, and the next is not tried yet.
+    #[error("{failure}; the next try is in {} s", .retry_after.as_secs())]
+    BackingOff {
+        /// What went wrong last.
+        failure: WorkerFailure,
+        /// When the next try is due.
+        retry_after: Duration,
+    },
+    /// The gateway is shutting down.
+    #[error("the server is shutting down")]
+    Draining,
+}

@@ -1,0 +1,100 @@
+//! What a client wrote → a model of the catalogue, or an error that names what it may have meant.
+
+use std::sync::Arc;
+
+use hearth_shared::ids::{MODEL_NAME_BYTES_MAX, ModelName};
+
+use crate::app::App;
+use crate::catalog::Model;
+use crate::error::ApiError;
+
+/// So many names are told where none is alike.
+const TOLD_MAX: usize = 8;
+/// So many of those that are.
+const CLOSEST_MAX: usize = 3;
+/// Names that are less alike than this are not what was meant.
+const LIKENESS_MIN: f64 = 0.5;
+
+/// Looks a model up by what a client wrote.
+///
+/// # Errors
+/// [`ApiError::UnknownModel`], with the closest names there are; [`ApiError::Catalog`] if nobody
+/// knows.
+pub async fn find_model(app: &App, written: &str) -> Result<Arc<Model>, ApiError> {
+    let parsed = written.parse::<ModelName>().ok();
+    if let Some(name) = &parsed
+        && let Some(model) = app.catalog.find(name).await?
+    {
+        return Ok(model);
+    }
+    let models = app.catalog.models().await?;
+    let names: Vec<&str> = models.keys().map(ModelName::as_str).collect();
+    let base = parsed.and_then(|name| models.get(&name.base().parse().ok()?));
+    let hint = if let Some(base) = base {
+        base.variants_hint()
+    } else if names.is_empty() {
+        format!("there are no models yet; put one into {}", app.catalog.root().display())
+    } else {
+        hint(written, &names)
+    };
+    let name = written.chars().take(MODEL_NAME_BYTES_MAX).collect();
+    Err(ApiError::UnknownModel { name, hint })
+}
+
+fn hint(written: &str, names: &[&str]) -> String {
+    let closest = closest(written, names);
+    if closest.is_empty() {
+        let told = &names[..names.len().min(TOLD_MAX)];
+        let more = if names.len() > told.len() { ", …" } else { "" };
+        format!("there is {}{more}", told.join(", "))
+    } else {
+        format!("did you mean {}?", closest.join(" or "))
+    }
+}
+
+/// The names most like what was written, the likest first.
+fn closest<'a>(written: &str, names: &[&'a str]) -> Vec<&'a str> {
+    // What is too long to be a name is like none, and comparing takes the product of the lengths.
+    if written.is_empty() || written.len() > MODEL_NAME_BYTES_MAX {
+        return Vec::new();
+    }
+    let written = written.to_lowercase();
+    let mut alike: Vec<(f64, &str)> = names
+        .iter()
+        .map(|name| (likeness(&written, &name.to_lowercase()), *name))
+        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+        .collect();
+    alike.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    alike.truncate(CLOSEST_MAX);
+    alike.into_iter().map(|(_, name)| name).collect()
+}
+
+/// From 0 to 1. Who leaves the owner or a part of the name out still means it.
+fn likeness(written: &str, name: &str) -> f64 {
+    const PART_OF_IT: f64 = 0.9;
+    let by_letters = strsim::normalized_damerau_levenshtein(written, name);
+    let is_part = written.len() >= 3 && name.contains(written);
+    if is_part { by_letters.max(PART_OF_IT) } else { by_letters }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 4] =
+        ["all-minilm", "onnx-community/Qwen3-0.6B", "smollm2-135m", "smollm2-360m"];
+
+    #[test]
+    fn a_slip_of_the_pen_is_told_what_was_meant() {
+        assert_eq!(hint("smolm2-135m", &NAMES), "did you mean smollm2-135m or smollm2-360m?");
+        assert_eq!(hint("qwen3-0.6b", &NAMES), "did you mean onnx-community/Qwen3-0.6B?");
+    }
+
+    #[test]
+    fn what_is_like_nothing_is_told_what_there_is() {
+        let all = "there is all-minilm, onnx-community/Qwen3-0.6B, smollm2-135m, smollm2-360m";
+        assert_eq!(hint("gpt-5.4", &NAMES), all);
+        assert_eq!(hint(&"smollm2".repeat(1000), &NAMES), all);
+        assert_eq!(hint("xyz", &["a"; 9]), "there is a, a, a, a, a, a, a, a, …");
+    }
+}

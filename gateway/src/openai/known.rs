@@ -1,0 +1,173 @@
+//! What becomes of each field of a request: one table per endpoint. Pure.
+//!
+//! The tables are what the parsers start from, what `docs/compatibility.md` shows and what tests go
+//! through row by row, so that none of the three can say something else than the others.
+
+use hyper::Response;
+use hyper::header::{HeaderName, HeaderValue};
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::stream::Body;
+
+/// Fields of the request that meant nothing to us.
+const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-hearth-ignored-fields");
+const NAMED_MAX: usize = 16;
+const NAME_BYTES_MAX: usize = 64;
+
+/// What becomes of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Treatment {
+    /// It does what it says.
+    Honoured,
+    /// It is taken and changes nothing that a client could see.
+    Ignored,
+    /// It gets a 400 by its name, except for these values, in JSON, which ask for nothing.
+    Refused(&'static [&'static str]),
+}
+
+/// One field.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// What becomes of it.
+    pub(super) treatment: Treatment,
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests go through them"))]
+    /// A JSON object with the field, and with others that it needs.
+    pub(super) example: &'static str,
+    #[expect(dead_code, reason = "documentation is made of it")]
+    /// What else there is to know, for users.
+    pub(super) note: &'static str,
+}
+
+/// A field that does what it says.
+pub(super) const fn honoured(
+    name: &'static str,
+    example: &'static str,
+    note: &'static str,
+) -> Known {
+    Known { name, treatment: Treatment::Honoured, example, note }
+}
+
+/// A field that changes nothing.
+pub(super) const fn ignored(
+    name: &'static str,
+    example: &'static str,
+    note: &'static str,
+) -> Known {
+    Known { name, treatment: Treatment::Ignored, example, note }
+}
+
+/// A field that is refused.
+pub(super) const fn refused(
+    name: &'static str,
+    harmless: &'static [&'static str],
+    example: &'static str,
+) -> Known {
+    Known { name, treatment: Treatment::Refused(harmless), example, note: "" }
+}
+
+/// Refuses what a table says is refused.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(super) fn refuse(fields: Fields<'_>, table: &[Known]) -> Result<(), ApiError> {
+    for known in table {
+        if let Treatment::Refused(harmless) = known.treatment
+            && fields.get(known.name).is_some()
+        {
+            fields.refuse(known.name, &values(harmless))?;
+        }
+    }
+    Ok(())
+}
+
+/// Names the fields of a request that no table knows. They are ignored, as OpenAI's servers and
+/// clients expect of each other, but not in silence: a header of the answer names them.
+pub(super) fn unknown(map: &Map<String, Value>, table: &[Known]) -> Option<HeaderValue> {
+    let plain = |name: &str| {
+        name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic() && b != b',')
+    };
+    let names: Vec<&str> = map
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !table.iter().any(|known| known.name == *name))
+        // Only names go into a header that could not be anything else there.
+        .filter(|name| plain(name))
+        .take(NAMED_MAX)
+        .collect();
+    let named = HeaderValue::try_from(names.join(", ")).ok();
+    named.filter(|_| !names.is_empty())
+}
+
+/// Names in an answer's head what was ignored of its request.
+pub(super) fn mark(mut response: Response<Body>, unknown: Option<HeaderValue>) -> Response<Body> {
+    if let Some(names) = unknown {
+        response.headers_mut().insert(IGNORED_FIELDS, names);
+    }
+    response
+}
+
+fn values(json: &[&str]) -> Vec<Value> {
+    json.iter().map(|text| serde_json::from_str(text).expect("a table holds JSON")).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fmt::Debug;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// Goes through a table row by row: what is honoured must change what `parse` gives, what is
+    /// ignored must not, and what is refused must be named.
+    ///
+    /// # Panics
+    /// If a row is not true.
+    pub(in crate::openai) fn check_each<T: Debug>(
+        table: &[Known],
+        base: &Value,
+        parse: impl Fn(&Map<String, Value>) -> Result<T, ApiError>,
+    ) {
+        for known in table {
+            let example: Value = serde_json::from_str(known.example).unwrap();
+            let mut with = base.as_object().unwrap().clone();
+            with.extend(example.as_object().unwrap().clone());
+            let mut without = with.clone();
+            let value = without.remove(known.name).expect("the example has the field");
+            if let Some(of_base) = base.get(known.name) {
+                without.insert(known.name.to_owned(), of_base.clone());
+            }
+            let said = |map| parse(map).map(|parsed| format!("{parsed:?}"));
+            let (name, without) = (known.name, said(&without).map_err(|e| e.to_string()));
+            match (known.treatment, said(&with)) {
+                (Treatment::Honoured, Ok(with)) => assert_ne!(Ok(with), without, "{name}"),
+                (Treatment::Ignored, Ok(with)) => assert_eq!(Ok(with), without, "{name}"),
+                (Treatment::Refused(harmless), Err(error)) => {
+                    assert_eq!(error.openai_body()["error"]["param"], name, "{name}");
+                    for value in values(harmless) {
+                        let mut map = base.as_object().unwrap().clone();
+                        map.insert(name.to_owned(), value);
+                        assert!(parse(&map).is_ok(), "{name}");
+                    }
+                }
+                (treatment, other) => panic!("{name}: {value} is {treatment:?}, but {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_table_knows_is_named_if_it_can_be() {
+        let table = [ignored("a", "{}", "")];
+        let named = |value: Value| {
+            let names = unknown(value.as_object().unwrap(), &table)?;
+            Some(names.to_str().unwrap().to_owned())
+        };
+        assert_eq!(named(json!({"a": 1})), None);
+        assert_eq!(named(json!({"b": 1, "a": 1, "c-d": null})), Some("b, c-d".to_owned()));
+        assert_eq!(named(json!({"b\r\nset-cookie: x": 1, "é": 1, "x, y": 1})), None);
+    }
+}
