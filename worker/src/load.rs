@@ -216,7 +216,7 @@ fn template(model: &Model) -> Option<Result<ChatTemplate, String>> {
 /// A prompt of two tokens: no more, because a context may be as short as that.
 fn warm_up(forward: &mut Forward) -> Result<(), ForwardError> {
     forward.prefill(0, &[0, 0])?;
-    forward.clear(0);
+    forward.truncate(0, 0);
     Ok(())
 }
 

@@ -1,16 +1,18 @@
 //! One forward pass: token ids in, logits out, the cache a step further.
 //!
-//! Two kinds of runs exist, because `GroupQueryAttention` refuses a batch of longer inputs that
-//! have a past: a decode step gives every running slot one token; a prefill gives one slot several.
+//! Three kinds of runs exist, because `GroupQueryAttention` refuses a batch of longer inputs that
+//! have a past: a decode step gives every running slot one token; a prefill gives one slot several;
+//! and several slots without a past get their first tokens together.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use half::f16;
 use ort::session::Session;
 use ort::value::TensorElementType;
 
 use super::kv_cache::{KvCache, dimension};
-use super::slots::Move;
+use super::slots::Exchange;
 use crate::runtime::bound::{BindingId, BlockId, BoundSession, OutOfMemory, View, element_bytes};
 use crate::runtime::interface::{Interface, Logits};
 use crate::runtime::one_line;
@@ -45,6 +47,9 @@ pub(crate) struct Forward {
     /// A row of logits that are not `f32` already.
     widened: Vec<f32>,
     chunk: usize,
+    /// Time in ONNX Runtime, of all runs and of the last one.
+    ran: Duration,
+    last_run: Duration,
     /// By first slot and count; each binds that part of the cache.
     bindings: HashMap<(usize, usize), BindingId>,
 }
@@ -82,6 +87,8 @@ impl Forward {
             widened: vec![0.0; logits.vocabulary],
             logits: (logits, logits_block),
             chunk,
+            ran: Duration::ZERO,
+            last_run: Duration::ZERO,
             bindings: HashMap::new(),
         })
     }
@@ -101,19 +108,60 @@ impl Forward {
         self.cache.slots()
     }
 
-    /// How many tokens a slot holds.
-    pub(crate) fn length(&self, slot: usize) -> usize {
-        self.cache.length(slot)
+    /// The tokens that a slot holds.
+    pub(crate) fn held(&self, slot: usize) -> &[u32] {
+        self.cache.held(slot)
     }
 
-    /// Forgets a slot's tokens.
-    pub(crate) fn clear(&mut self, slot: usize) {
-        self.cache.set_length(slot, 0);
+    /// Whether a slot can go back to fewer tokens.
+    pub(crate) fn rewinds(&self) -> bool {
+        self.cache.rewinds()
     }
 
-    /// Moves a slot's tokens to another.
-    pub(crate) fn apply(&mut self, step: Move) {
-        self.cache.apply(&mut self.session, step);
+    /// Bytes of one token in the cache.
+    pub(crate) fn token_bytes(&self) -> usize {
+        self.cache.token_bytes()
+    }
+
+    /// Forgets all of a slot's tokens but the first `length`.
+    pub(crate) fn truncate(&mut self, slot: usize, length: usize) {
+        self.cache.truncate(slot, length);
+    }
+
+    /// Copies a slot's first tokens to another slot.
+    pub(crate) fn copy(&mut self, slots: (usize, usize), length: usize) {
+        self.cache.copy(&mut self.session, slots, length);
+    }
+
+    /// Two slots exchange what they hold.
+    pub(crate) fn exchange(&mut self, Exchange(a, b): Exchange) {
+        self.cache.exchange(&mut self.session, (a, b));
+    }
+
+    /// Makes room for so many tokens in every slot.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; nothing has changed.
+    pub(crate) fn reserve(&mut self, length: usize) -> Result<(), OutOfMemory> {
+        if self.cache.reserve(&mut self.session, length)? {
+            self.bindings.clear();
+        }
+        Ok(())
+    }
+
+    /// Gives memory back that no slot's tokens need.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; nothing has changed.
+    pub(crate) fn shrink(&mut self) -> Result<(), OutOfMemory> {
+        self.bindings.clear();
+        self.session.unbind_all();
+        self.cache.shrink(&mut self.session)
+    }
+
+    /// How long ONNX Runtime has run so far, all runs together and the last one.
+    pub(crate) fn ran(&self) -> (Duration, Duration) {
+        (self.ran, self.last_run)
     }
 
     /// Gives each of the first slots one token more; row `i` of the logits is then slot `i`'s.
@@ -121,10 +169,10 @@ impl Forward {
     /// # Errors
     /// [`ForwardError`].
     pub(crate) fn decode(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
-        let lengths: Vec<_> = (0..tokens.len()).map(|slot| self.length(slot) + 1).collect();
+        let lengths: Vec<_> = (0..tokens.len()).map(|slot| self.held(slot).len() + 1).collect();
         self.run((0, tokens.len()), tokens, &lengths)?;
-        for (slot, length) in lengths.into_iter().enumerate() {
-            self.cache.set_length(slot, length);
+        for (slot, token) in tokens.iter().enumerate() {
+            self.cache.extend(slot, std::slice::from_ref(token));
         }
         Ok(())
     }
@@ -135,9 +183,38 @@ impl Forward {
     /// # Errors
     /// [`ForwardError`].
     pub(crate) fn prefill(&mut self, slot: usize, tokens: &[u32]) -> Result<(), ForwardError> {
-        let length = self.length(slot) + tokens.len();
+        let length = self.held(slot).len() + tokens.len();
         self.run((slot, 1), tokens, &[length])?;
-        self.cache.set_length(slot, length);
+        self.cache.extend(slot, tokens);
+        Ok(())
+    }
+
+    /// Gives the slots from `first` on, whatever they held, these first tokens: none without any,
+    /// and as many times the longest as there are at most [`Forward::chunk`]. The logits are of
+    /// no use then.
+    ///
+    /// # Errors
+    /// [`ForwardError`]; the slots hold nothing then.
+    pub(crate) fn prefill_together(
+        &mut self,
+        first: usize,
+        prompts: &[&[u32]],
+    ) -> Result<(), ForwardError> {
+        let lengths: Vec<_> = prompts.iter().map(|prompt| prompt.len()).collect();
+        let width = lengths.iter().copied().max().unwrap_or(0);
+        // A mask as wide as the input makes every row a first prompt. What a short row writes
+        // behind its end lies behind its length.
+        let mut padded = vec![0; prompts.len() * width];
+        for (row, prompt) in padded.chunks_exact_mut(width).zip(prompts) {
+            row[..prompt.len()].copy_from_slice(prompt);
+        }
+        for slot in first..first + prompts.len() {
+            self.truncate(slot, 0);
+        }
+        self.run((first, prompts.len()), &padded, &lengths)?;
+        for (slot, prompt) in (first..).zip(prompts) {
+            self.cache.extend(slot, prompt);
+        }
         Ok(())
     }
 
@@ -164,9 +241,7 @@ impl Forward {
         lengths: &[usize],
     ) -> Result<(), ForwardError> {
         let width = lengths.iter().copied().max().unwrap_or(0);
-        if self.cache.reserve(&mut self.session, width)? {
-            self.bindings.clear();
-        }
+        self.reserve(width)?;
         let binding = self.binding(slots)?;
         self.write_inputs(tokens, lengths, width);
         let rows = dimension(lengths.len());
@@ -181,7 +256,15 @@ impl Forward {
         self.session.bind_input(binding, name, View::from_start(*block, &mask))?;
         let (output, block) = &self.logits;
         self.session.bind_output(binding, &output.name, View::from_start(*block, &logits))?;
-        Ok(self.session.run(binding)?)
+        let start = Instant::now();
+        let outcome = self.session.run(binding);
+        self.last_run = start.elapsed();
+        self.ran += self.last_run;
+        if outcome.is_err() && !self.rewinds() {
+            // Windows may have slid by now, and no longer hold what the slots say.
+            (slots.0..slots.0 + slots.1).for_each(|slot| self.truncate(slot, 0));
+        }
+        Ok(outcome?)
     }
 
     fn binding(&mut self, slots: (usize, usize)) -> ort::Result<BindingId> {
