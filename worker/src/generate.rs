@@ -4,6 +4,7 @@
 //! decode step over all running sequences, then one chunk of the prompt of one that joins: so a
 //! long prompt delays the others by one chunk at a time. It does no I/O and knows no threads.
 
+mod extras;
 mod forward;
 mod kv_cache;
 mod select;

@@ -2,6 +2,7 @@
 //!
 //! Two kinds of runs exist, because `GroupQueryAttention` refuses a batch of longer inputs that
 //! have a past: a decode step gives every running slot one token; a prefill gives one slot several.
+//! Graphs whose cache grows by concatenation keep to the same two.
 
 use std::collections::HashMap;
 
@@ -9,8 +10,11 @@ use half::f16;
 use ort::session::Session;
 use ort::value::TensorElementType;
 
+use super::extras::ExtraInputs;
+use super::kv_cache::concatenated::{Packed, Rows};
 use super::kv_cache::{KvCache, dimension};
 use super::slots::Move;
+use crate::model::CacheKind;
 use crate::runtime::bound::{BindingId, BlockId, BoundSession, OutOfMemory, View, element_bytes};
 use crate::runtime::interface::{Interface, Logits};
 use crate::runtime::one_line;
@@ -39,7 +43,12 @@ pub(crate) struct Forward {
     cache: KvCache,
     input_ids: (String, BlockId),
     attention_mask: (String, BlockId),
+    extras: ExtraInputs,
     logits: (Logits, BlockId),
+    /// For graphs that do not write in place.
+    packed: Option<Packed>,
+    /// Whether rows of unlike length can share a run.
+    ragged: bool,
     /// How many positions each row of the last run's logits has.
     positions: usize,
     /// A row of logits that are not `f32` already.
@@ -57,8 +66,8 @@ impl Forward {
     pub(crate) fn new(
         session: Session,
         interface: Interface,
-        slots: usize,
-        context_length: usize,
+        kind: CacheKind,
+        (slots, context_length): (usize, usize),
     ) -> Result<Self, OutOfMemory> {
         let mut session = BoundSession::new(session);
         let logits = interface.logits;
@@ -73,8 +82,19 @@ impl Forward {
         let ids_block = session.add_block(int64, chunk.max(slots))?;
         let mask_block = session.add_block(int64, slots * context_length)?;
         let logits_block = session.add_block(logits.element, logits_rows * logits.vocabulary)?;
+        let extras = ExtraInputs::new(&mut session, interface.extras, chunk.max(slots))?;
+        let cache = KvCache::new(&mut session, interface.layers, slots, context_length)?;
+        let (packed, ragged) = match kind {
+            CacheKind::InPlace => (None, true),
+            CacheKind::Concatenated { ragged } => {
+                (Some(Packed::new(&mut session, &cache)?), ragged)
+            }
+        };
         Ok(Self {
-            cache: KvCache::new(&mut session, interface.layers, slots, context_length)?,
+            cache,
+            extras,
+            packed,
+            ragged,
             session,
             input_ids: (interface.input_ids, ids_block),
             attention_mask: (interface.attention_mask, mask_block),
@@ -122,7 +142,13 @@ impl Forward {
     /// [`ForwardError`].
     pub(crate) fn decode(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
         let lengths: Vec<_> = (0..tokens.len()).map(|slot| self.length(slot) + 1).collect();
-        self.run((0, tokens.len()), tokens, &lengths)?;
+        if self.ragged || lengths.iter().all(|length| *length == lengths[0]) {
+            self.run((0, tokens.len()), tokens, (&lengths, 0))?;
+        } else {
+            for (slot, &length) in lengths.iter().enumerate() {
+                self.run((slot, 1), &tokens[slot..=slot], (&[length], slot))?;
+            }
+        }
         for (slot, length) in lengths.into_iter().enumerate() {
             self.cache.set_length(slot, length);
         }
@@ -136,7 +162,7 @@ impl Forward {
     /// [`ForwardError`].
     pub(crate) fn prefill(&mut self, slot: usize, tokens: &[u32]) -> Result<(), ForwardError> {
         let length = self.length(slot) + tokens.len();
-        self.run((slot, 1), tokens, &[length])?;
+        self.run((slot, 1), tokens, (&[length], 0))?;
         self.cache.set_length(slot, length);
         Ok(())
     }
@@ -157,31 +183,44 @@ impl Forward {
     }
 
     /// Runs `tokens`, spread evenly over `slots` (first, count), which then hold `lengths` tokens.
+    /// Their logits are put from row `logits_row` on.
     fn run(
         &mut self,
         slots: (usize, usize),
         tokens: &[u32],
-        lengths: &[usize],
+        (lengths, logits_row): (&[usize], usize),
     ) -> Result<(), ForwardError> {
         let width = lengths.iter().copied().max().unwrap_or(0);
         if self.cache.reserve(&mut self.session, width)? {
             self.bindings.clear();
         }
-        let binding = self.binding(slots)?;
-        self.write_inputs(tokens, lengths, width);
-        let rows = dimension(lengths.len());
         let per_row = tokens.len() / lengths.len();
+        let rows = Rows { first: slots.0, lengths, added: per_row };
+        let binding = match &mut self.packed {
+            None => self.binding(slots)?,
+            Some(packed) => packed.bind::<ForwardError>(&mut self.session, &self.cache, rows)?,
+        };
+        self.write_inputs(tokens, (lengths, per_row), width);
+        self.extras.bind(&mut self.session, binding, (lengths, per_row))?;
+        let rows_count = dimension(lengths.len());
         self.positions = if self.logits.0.last_only { 1 } else { per_row };
-        let ids = [rows, dimension(per_row)];
-        let mask = [rows, dimension(width)];
-        let logits = [rows, dimension(self.positions), dimension(self.logits.0.vocabulary)];
+        let ids = [rows_count, dimension(per_row)];
+        let mask = [rows_count, dimension(width)];
+        let vocabulary = self.logits.0.vocabulary;
+        let logits = [rows_count, dimension(self.positions), dimension(vocabulary)];
         let (name, block) = &self.input_ids;
         self.session.bind_input(binding, name, View::from_start(*block, &ids))?;
         let (name, block) = &self.attention_mask;
         self.session.bind_input(binding, name, View::from_start(*block, &mask))?;
         let (output, block) = &self.logits;
-        self.session.bind_output(binding, &output.name, View::from_start(*block, &logits))?;
-        Ok(self.session.run(binding)?)
+        let start = logits_row * self.positions * vocabulary;
+        let logits = View { block: *block, start, shape: &logits };
+        self.session.bind_output(binding, &output.name, logits)?;
+        self.session.run(binding)?;
+        if let Some(packed) = &self.packed {
+            packed.keep(&mut self.session, &self.cache, rows);
+        }
+        Ok(())
     }
 
     fn binding(&mut self, slots: (usize, usize)) -> ort::Result<BindingId> {
@@ -194,17 +233,20 @@ impl Forward {
         Ok(binding)
     }
 
-    /// A mask row's ones stand on the left and their sum is the row's length; the width has to be
-    /// the longest row's, and says by being equal to the input's that a prompt is a first one.
-    fn write_inputs(&mut self, tokens: &[u32], lengths: &[usize], width: usize) {
+    /// In place, a mask row's ones stand on the left and their sum is the row's length; the width
+    /// has to be the longest row's, and says by being equal to the input's that a prompt is a first
+    /// one. Concatenated, new positions come last in every row, whatever gap is before them.
+    fn write_inputs(&mut self, tokens: &[u32], (lengths, new): (&[usize], usize), width: usize) {
         let ids = self.session.elements_mut::<i64>(self.input_ids.1);
         for (id, &token) in ids.iter_mut().zip(tokens) {
             *id = i64::from(token);
         }
+        let gap_is_last = self.packed.is_none();
         let mask = self.session.elements_mut::<i64>(self.attention_mask.1);
         for (row, &length) in mask.chunks_exact_mut(width).zip(lengths) {
-            row[..length].fill(1);
-            row[length..].fill(0);
+            row.fill(1);
+            let gap = if gap_is_last { length..width } else { length - new..width - new };
+            row[gap].fill(0);
         }
     }
 }
