@@ -90,6 +90,10 @@ fixtures! {
     gemma3: "tiny-gemma3-genai-fp32",
     gemma3_window: "tiny-gemma3-genai-window",
     llama_fp16: "tiny-llama-fp16kv",
+    llama_concatenated: "tiny-llama-optimum-fp32",
+    llama_concatenated_fp16: "tiny-llama-optimum-fp32:fp16",
+    llama_extra_inputs: "tiny-llama-optimum-fp32:extras",
+    llama_gqa_with_positions: "tiny-llama-optimum-fp32:gqa",
 }
 
 // === What one fixture shows for all ===

@@ -5,6 +5,7 @@
 //! long prompt delays the others by one chunk at a time. It does no I/O and knows no threads.
 
 mod admit;
+mod extras;
 mod forward;
 pub(crate) mod grammar;
 mod kv_cache;

@@ -113,8 +113,11 @@ impl Engine {
     /// Their last tokens are left to the next decode step: the logits of a padded row's end are
     /// not to be had from every graph.
     fn read_together(&mut self, said: &mut Said) -> bool {
+        if !self.forward.reads_together() || self.slots.joining().is_some() {
+            return false;
+        }
         let count = self.worth_together();
-        if count < 2 || self.slots.joining().is_some() {
+        if count < 2 {
             return false;
         }
         let first = self.slots.first_behind();

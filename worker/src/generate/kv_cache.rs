@@ -8,6 +8,8 @@
 //! Slabs start small and grow, because a kernel's scratch memory is sized by a slab's rows and not
 //! by those in use. Their pages are mapped as they are touched, so unused slots cost nothing.
 
+pub(crate) mod concatenated;
+
 use std::ops::Range;
 
 use crate::runtime::bound::{
