@@ -7,6 +7,7 @@ mod keys;
 mod listen;
 mod models;
 mod names;
+mod size;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,14 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// How models are loaded and kept.
     pub models: Models,
+    /// RAM that all workers together may take, in bytes; `None` sets no limit.
+    pub memory: Option<u64>,
+    /// The devices' memory that they may take, in bytes; `None` sets no limit.
+    pub device_memory: Option<u64>,
+    /// How many of them there may be; `None` sets no limit.
+    pub max_models: Option<u32>,
+    /// How long a model waits for room before busy ones have to make it.
+    pub swap_after: Duration,
     /// How many requests may wait for one model.
     pub max_queue: usize,
     /// How long a request may wait for a worker.
@@ -247,6 +256,7 @@ fn check(
         Some(text) => text.parse().map_err(|error| ConfigError::value("host", error))?,
         None => Listen::default(),
     };
+    let machine_memory = crate::fleet::memory::default_budget();
     let path = |key| Ok(values.text(key)?.map(PathBuf::from));
     let size = |key, most, default| Ok(values.number(key, 1..=most)?.unwrap_or(default) as usize);
     Ok(Config {
@@ -255,6 +265,10 @@ fn check(
         allowed_hosts: each(values.list("allowed_hosts")?, names::host)?,
         allowed_origins: each(values.list("allowed_origins")?, names::origin)?,
         models,
+        memory: values.bytes("memory", machine_memory)?.or(machine_memory),
+        device_memory: values.bytes("device_memory", None)?,
+        max_models: values.number("max_models", 1..=u32::MAX)?,
+        swap_after: values.duration("swap_after", 10)?,
         max_queue: size("max_queue", u32::MAX, 512)?,
         queue_timeout: values.duration("queue_timeout", 600)?,
         load_timeout: values.duration("load_timeout", 300)?,

@@ -13,9 +13,9 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio::time::Instant;
 
 use crate::error::ApiError;
-use crate::fleet::scheduler::NextView;
-use crate::fleet::status::{ModelStatus, Snapshot};
-use crate::fleet::worker::WorkerState;
+use crate::fleet::scheduler::{self, NextView};
+use crate::fleet::status::{ModelStatus, STOPPED, Snapshot};
+use crate::fleet::worker::{StopReason, WorkerState};
 
 const BUILD_INFO: &str = "hearth_build_info";
 const CONNECTIONS: &str = "hearth_connections";
@@ -30,6 +30,8 @@ const GENERATION_TOKENS: &str = "hearth_generation_tokens_total";
 const WORKER_STATE: &str = "hearth_worker_state";
 const WORKER_SPAWNS: &str = "hearth_worker_spawns_total";
 const WORKER_EXITS: &str = "hearth_worker_exits_total";
+const EVICTIONS: &str = "hearth_evictions_total";
+const BATCH_SIZE: &str = "hearth_batch_size";
 const WORKER_LOAD_SECONDS: &str = "hearth_worker_load_seconds";
 const WORKER_RESIDENT: &str = "hearth_worker_resident_memory_bytes";
 const WORKER_DEADLINE: &str = "hearth_worker_keep_alive_deadline_timestamp_seconds";
@@ -49,6 +51,9 @@ const FIRST_TOKEN_BUCKETS: [f64; 16] =
 const TOKEN_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5];
 
+/// Sequences in one step.
+const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
 /// Installs the recorder and describes everything. Once per process.
 ///
 /// # Errors
@@ -61,6 +66,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         (WORKER_LOAD_SECONDS, &LONG_BUCKETS),
         (TTFT_SECONDS, &FIRST_TOKEN_BUCKETS),
         (INTER_TOKEN_SECONDS, &TOKEN_BUCKETS),
+        (BATCH_SIZE, &BATCH_BUCKETS),
     ] {
         builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
     }
@@ -84,6 +90,8 @@ fn describe() {
     describe_gauge!(WORKER_STATE, "1 for the state that a model's worker is in, 0 for the others.");
     describe_counter!(WORKER_SPAWNS, "Workers started.");
     describe_counter!(WORKER_EXITS, "Workers that ended, by reason.");
+    describe_counter!(EVICTIONS, "Workers stopped to make room, by what there was too little of.");
+    describe_histogram!(BATCH_SIZE, "Sequences that had news in one step of a worker.");
     describe_histogram!(WORKER_LOAD_SECONDS, "From spawning a worker until it was ready.");
     describe_gauge!(WORKER_RESIDENT, "Memory of a worker that is in RAM.");
     describe_gauge!(WORKER_DEADLINE, "When an idle worker expires; +Inf is never, 0 is not idle.");
@@ -224,6 +232,11 @@ impl Drop for RequestMeter {
     }
 }
 
+/// A worker made one step, with news of so many sequences.
+pub(crate) fn stepped(sequences: usize) {
+    histogram!(BATCH_SIZE).record(as_f64(sequences));
+}
+
 /// What the fleet's task counts.
 #[derive(Debug)]
 pub(crate) struct FleetMetrics;
@@ -234,8 +247,13 @@ impl FleetMetrics {
         counter!(WORKER_SPAWNS, "model" => model.to_string()).increment(1);
     }
 
-    pub(crate) fn exited(&self, model: &ModelName, reason: &'static str) {
-        counter!(WORKER_EXITS, "model" => model.to_string(), "reason" => reason).increment(1);
+    pub(crate) fn exited(&self, model: &ModelName, reason: &StopReason) {
+        let label = reason.label();
+        counter!(WORKER_EXITS, "model" => model.to_string(), "reason" => label).increment(1);
+        if let StopReason::Evicted(cause) = reason {
+            let cause = cause.label();
+            counter!(EVICTIONS, "model" => model.to_string(), "cause" => cause).increment(1);
+        }
     }
 
     pub(crate) fn loaded(&self, model: &ModelName, took: Duration) {
@@ -259,8 +277,8 @@ pub fn observe(snapshot: &Snapshot, connections: usize) {
 fn observe_model(status: &ModelStatus) {
     let model = status.view.name.to_string();
     let phase = status.view.phase.as_ref();
-    let word = phase.map_or("stopped", |phase| phase.word);
-    for state in WorkerState::WORDS.into_iter().chain(["stopped"]) {
+    let word = status.word();
+    for state in WorkerState::WORDS.into_iter().chain([scheduler::WAITING, STOPPED]) {
         let is_it = if state == word { 1.0 } else { 0.0 };
         gauge!(WORKER_STATE, "model" => model.clone(), "state" => state).set(is_it);
     }

@@ -23,7 +23,8 @@ use super::{Exit, Failure};
 use crate::app::App;
 use crate::catalog::Catalog;
 use crate::config::{self, Config, KEYS, MODEL_KEYS};
-use crate::fleet::{Fleet, FleetTask, Rules, WorkerSettings};
+use crate::fleet::scheduler::Budget;
+use crate::fleet::{Fleet, FleetTask, Rules, Settings, WorkerSettings};
 use crate::guard::Guard;
 use crate::metrics;
 use crate::server::{self, Room, Shutdown};
@@ -33,6 +34,9 @@ use crate::server::{self, Room, Shutdown};
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often histograms are tidied up: they keep every sample until then or until a scrape.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Where it is kept what models took, below the home.
+const RECORDS: &str = "memory.json";
 
 /// Every key, for `--help`.
 pub(super) fn settings_help() -> String {
@@ -160,14 +164,26 @@ fn allowed_hosts(config: &Config) -> Vec<String> {
     config.allowed_hosts.iter().chain([&config.host.host]).cloned().collect()
 }
 
-fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failure> {
+/// What of the configuration the fleet follows, and may be told anew.
+fn fleet_settings(config: &Config) -> Settings {
     let rules = Rules {
         queue_max: config.max_queue,
         queue_timeout: config.queue_timeout,
         load_stall_timeout: config.load_timeout,
         hang_timeout: config.hang_timeout,
         grace_period: config.grace_period,
+        budget: Budget {
+            memory: config.memory,
+            device: config.device_memory,
+            models: config.max_models.map(Into::into),
+        },
+        swap_after: config.swap_after,
     };
+    Settings { rules, models: config.models.clone() }
+}
+
+fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failure> {
+    let Settings { rules, models } = fleet_settings(config);
     // Links are followed here, because ONNX Runtime looks for its providers beside itself.
     let library = config.runtime_library.canonicalize();
     let library = library.unwrap_or_else(|_missing| config.runtime_library.clone());
@@ -176,7 +192,8 @@ fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failu
         environment: config.worker_environment.clone(),
         run_dir: home.run_dir().to_owned(),
         runtime_library: library,
-        models: config.models.clone(),
+        models,
+        records: config.home.join(RECORDS),
     };
     Fleet::new(rules, workers).map_err(|error| Failure::new(Exit::Failed, error))
 }

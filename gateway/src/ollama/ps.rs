@@ -116,7 +116,7 @@ fn process<'a>(
         expires_at: date(later(wall, leaves_in)),
         size_vram,
         context_length: card.map_or(0, |card| card.context_length),
-        state: phase.map_or("stopped", |phase| phase.word),
+        state: status.word(),
         pid: status.worker.pid,
         in_flight: phase.map_or(0, |phase| phase.in_flight),
         queued: status.view.queued,
@@ -177,12 +177,21 @@ mod tests {
         ModelStatus {
             view: ModelView {
                 name: name.clone(),
-                phase: Some(PhaseView { word, worker, in_flight: 1, progress: None, next }),
+                phase: Some(PhaseView {
+                    word,
+                    worker,
+                    in_flight: 1,
+                    progress: None,
+                    next,
+                    leaving: None,
+                }),
                 queued: 2,
                 keep_alive: KeepAlive::For(Duration::from_secs(10)),
                 restarts: 0,
                 last_failure: (word == "failed")
                     .then(|| crate::fleet::worker::WorkerFailure::Hung(Duration::from_secs(5))),
+                pinned: false,
+                holds: None,
             },
             model: Arc::new(Model {
                 name,
@@ -199,7 +208,7 @@ mod tests {
                     quantization_level: String::new(),
                 },
             }),
-            worker: WorkerFacts { pid: None, card: None, loaded_at: None },
+            worker: WorkerFacts::default(),
         }
     }
 
@@ -208,7 +217,7 @@ mod tests {
         let now = Instant::now();
         let wall = jiff::Timestamp::UNIX_EPOCH;
         let busy = status("m", NextView::After(KeepAlive::For(Duration::from_secs(10))), "busy");
-        let snapshot = Snapshot { models: vec![busy], draining: false };
+        let snapshot = Snapshot { models: vec![busy], ..Snapshot::default() };
         let value = to_value(describe(&snapshot, now, wall)).unwrap();
         let entry = value["models"][0].as_object().unwrap();
         let keys: Vec<&str> = entry.keys().map(String::as_str).take(8).collect();
@@ -241,7 +250,7 @@ mod tests {
             status("c", at(50), "idle"),
             status("d", NextView::Retry(None), "failed"),
         ];
-        let snapshot = Snapshot { models, draining: false };
+        let snapshot = Snapshot { models, ..Snapshot::default() };
         let value = to_value(describe(&snapshot, now, jiff::Timestamp::UNIX_EPOCH)).unwrap();
         let names: Vec<_> =
             value["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
