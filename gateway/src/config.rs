@@ -21,6 +21,8 @@ pub use self::models::{ModelSettings, Models};
 /// Everything that can be set, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `hearth.toml`, which need not be there.
+    pub file: PathBuf,
     /// The data root: `models/`, `runtime/`, `run/`.
     pub home: PathBuf,
     /// Where to listen.
@@ -202,7 +204,27 @@ impl Config {
             None => (home.join("hearth.toml"), false),
         };
         let (values, models) = Values::new(read_table(&path, required)?, environment)?;
-        check(&values, Models::read(&values, &models)?, home, environment)
+        let models = Models::read(&values, &models)?;
+        Ok(Self { file: path, ..check(&values, models, home, environment)? })
+    }
+
+    /// The keys that differ in `new` and are only heeded at the start.
+    #[must_use]
+    pub fn changes_at_the_next_start(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("host", self.host != new.host),
+            ("api_key", self.api_key != new.api_key),
+            ("allowed_hosts", self.allowed_hosts != new.allowed_hosts),
+            ("allowed_origins", self.allowed_origins != new.allowed_origins),
+            ("drain_timeout", self.drain_timeout != new.drain_timeout),
+            ("max_connections", self.max_connections != new.max_connections),
+            ("runtime_library", self.runtime_library != new.runtime_library),
+            ("worker", self.worker != new.worker),
+            ("log", self.log != new.log),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
     }
 }
 
@@ -260,6 +282,7 @@ fn check(
     let path = |key| Ok(values.text(key)?.map(PathBuf::from));
     let size = |key, most, default| Ok(values.number(key, 1..=most)?.unwrap_or(default) as usize);
     Ok(Config {
+        file: PathBuf::new(),
         host,
         api_key: values.text("api_key")?.map(api_key).transpose()?,
         allowed_hosts: each(values.list("allowed_hosts")?, names::host)?,

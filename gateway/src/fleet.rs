@@ -224,12 +224,15 @@ impl Fleet {
     ///
     /// # Cancel safety
     /// Safe: it only looks.
-    pub async fn gone(&self, model: &ModelName) {
-        let mut snapshot = self.snapshot.clone();
-        let worker = snapshot.borrow_and_update().worker_of(model);
-        if worker.is_some() {
-            // An error means that the fleet has ended, and with it the worker.
-            drop(snapshot.wait_for(|now| now.worker_of(model) != worker).await);
+    pub fn gone(&self, model: &ModelName) -> impl Future<Output = ()> + Send + use<> {
+        let (mut snapshot, model) = (self.snapshot.clone(), model.clone());
+        // Looked up at once and not when the future is first polled: it may be another by then.
+        let worker = snapshot.borrow_and_update().worker_of(&model);
+        async move {
+            if worker.is_some() {
+                // An error means that the fleet has ended, and with it the worker.
+                drop(snapshot.wait_for(|now| now.worker_of(&model) != worker).await);
+            }
         }
     }
 
@@ -267,6 +270,15 @@ impl Fleet {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Waits until the gateway takes no more requests.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn draining(&self) {
+        // An error means that the fleet has ended, after a drain.
+        drop(self.snapshot.clone().wait_for(|now| now.draining).await);
     }
 
     async fn order(&self, event: Event) {

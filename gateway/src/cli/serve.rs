@@ -5,6 +5,7 @@
 
 mod home;
 mod limits;
+mod reload;
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -57,7 +58,8 @@ pub(super) fn settings_help() -> String {
         help.push_str(&format!("  {:<26} {}\n", key.name, key.help));
     }
     help.push_str(
-        "\nSIGTERM or Ctrl-C lets requests finish for drain_timeout; a second one ends at once.",
+        "\nhearth.toml is read anew when it changes, and on SIGHUP.\n\
+         SIGTERM or Ctrl-C lets requests finish for drain_timeout; a second one ends at once.",
     );
     help
 }
@@ -112,12 +114,13 @@ async fn run(config: Config) -> Result<(), Failure> {
     warn_of_what_is_missing(&config, &app).await;
     announce(address)?;
     let (order, shutdown) = watch::channel(None);
-    let serving = server::run(app, listener, config.max_connections, shutdown);
+    let serving = server::run(Arc::clone(&app), listener, config.max_connections, shutdown);
     let both = async { tokio::join!(serving, fleet_task.run()) };
     tokio::select! {
         ((), ()) = both => {}
         result = drain_when_told(signals, &config, &fleet, &order) => result?,
         never = keep_up(&metrics) => match never {},
+        never = after_the_start(&app, &config) => match never {},
     }
     drop(home);
     Ok(())
@@ -244,6 +247,32 @@ async fn drain_when_told(
     signals.next().await;
     // Workers die with us: nothing has to be waited for.
     Err(Failure::new(Exit::Interrupted, "ended at once, as told a second time"))
+}
+
+/// Loads what shall be there from the start, and then heeds what changes.
+async fn after_the_start(app: &App, config: &Config) -> Infallible {
+    let up_to_date = reload::keep_up_to_date(app, config.clone());
+    let (never, _loaded) = tokio::join!(up_to_date, preload(app, config));
+    never
+}
+
+/// One that can't be loaded is logged; it will be tried again by whoever asks for it.
+async fn preload(app: &App, config: &Config) {
+    let wanted = config.models.by_name.iter().filter(|(_, settings)| settings.preload);
+    let loads = wanted.map(|(name, _)| async move {
+        match app.catalog.find(name).await {
+            Ok(Some(model)) => {
+                if let Err(refusal) = app.fleet.warm(&model, None).await {
+                    tracing::error!(model = %name, "can't be preloaded: {refusal}");
+                }
+            }
+            Ok(None) => {
+                tracing::error!(model = %name, "can't be preloaded: there is no such model")
+            }
+            Err(error) => tracing::error!(model = %name, "can't be preloaded: {error}"),
+        }
+    });
+    futures_util::future::join_all(loads).await;
 }
 
 /// Without it, a gateway that nobody scrapes would keep every sample for ever.

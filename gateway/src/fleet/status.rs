@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use hearth_shared::ids::ModelName;
 
-use super::scheduler::{Budget, ModelView};
+use super::scheduler::{Budget, ModelView, Need, NextView};
 use super::worker::{StopReason, WorkerId};
 use crate::catalog::Model;
 
@@ -27,6 +27,30 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What a model does, in one word.
+    #[must_use]
+    pub fn word_of(&self, model: &ModelName) -> &'static str {
+        self.models
+            .iter()
+            .find(|status| status.view.name == *model)
+            .map_or(STOPPED, ModelStatus::word)
+    }
+
+    /// What all processes count for in the budget: all of it, and what of that is on its way back.
+    #[must_use]
+    pub fn held(&self) -> (Need, Need) {
+        let (mut held, mut reclaiming) = (Need::default(), Need::default());
+        for status in &self.models {
+            let Some(need) = status.view.holds else { continue };
+            held = Need { memory: held.memory + need.memory, device: held.device + need.device };
+            if status.is_reclaiming() {
+                let memory = reclaiming.memory + need.memory;
+                reclaiming = Need { memory, device: reclaiming.device + need.device };
+            }
+        }
+        (held, reclaiming)
+    }
+
     /// The process that serves a model, if there is one.
     #[must_use]
     pub fn worker_of(&self, model: &ModelName) -> Option<WorkerId> {
@@ -103,6 +127,12 @@ impl ModelStatus {
     #[must_use]
     pub fn word(&self) -> &'static str {
         self.view.phase.as_ref().map_or(STOPPED, |phase| phase.word)
+    }
+
+    /// Whether its memory is on its way back and not back yet.
+    #[must_use]
+    pub fn is_reclaiming(&self) -> bool {
+        self.view.phase.as_ref().is_some_and(|phase| phase.next == NextView::Leaving)
     }
 
     /// Its process, if there is one.

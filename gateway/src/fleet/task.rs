@@ -100,6 +100,8 @@ impl FleetTask {
             }
             self.publish();
         }
+        // What is being written now may be older than what is known.
+        while self.writer.join_next().await.is_some() {}
         self.write_records();
         while self.writer.join_next().await.is_some() {}
     }

@@ -1,6 +1,8 @@
 //! The rules of the fleet, one test each, on a clock that the test moves.
 
 mod failures;
+mod departures;
+mod room;
 
 use super::*;
 use crate::fleet::worker::{ProcessExit, StopReason, WorkerFailure};
@@ -29,17 +31,20 @@ fn keep(s: u64) -> Option<KeepAlive> {
 const FIRST: WorkerId = WorkerId(1);
 const SECOND: WorkerId = WorkerId(2);
 
+fn rules() -> Rules {
+    Rules {
+        queue_max: 3,
+        queue_timeout: seconds(600),
+        load_stall_timeout: seconds(60),
+        hang_timeout: seconds(30),
+        grace_period: seconds(5),
+        budget: Budget::default(),
+        swap_after: seconds(10),
+    }
+}
+
 impl Bench {
     fn new() -> Self {
-        let rules = Rules {
-            queue_max: 3,
-            queue_timeout: seconds(600),
-            load_stall_timeout: seconds(60),
-            hang_timeout: seconds(30),
-            grace_period: seconds(5),
-            budget: Budget::default(),
-            swap_after: seconds(10),
-        };
         let profile = Profile {
             fingerprint: String::new(),
             keep_alive: KeepAlivePolicy::of(KeepAlive::For(seconds(300))),
@@ -47,7 +52,7 @@ impl Bench {
             need: Need::default(),
             settled: None,
         };
-        Self { scheduler: Scheduler::new(rules), now: Instant::now(), tickets: 0, profile }
+        Self { scheduler: Scheduler::new(rules()), now: Instant::now(), tickets: 0, profile }
     }
 
     /// A bench whose first worker is ready, with nobody using it.
