@@ -147,7 +147,7 @@ async fn disturb(gateway: &Gateway, until: Instant, seed: u64) -> BTreeMap<&'sta
         let what = match (signal, pid) {
             (Some((what, signal)), Some(pid)) => {
                 // It may be gone by now.
-                drop(kill(Pid::from_raw(i32::try_from(*pid).unwrap()), signal));
+                let _ = kill(Pid::from_raw(i32::try_from(*pid).unwrap()), signal);
                 what
             }
             (Some(_), None) => continue,
