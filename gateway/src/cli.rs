@@ -3,6 +3,7 @@
 //! A failure is one line on standard error that says what to do next, and a documented exit code.
 
 mod client;
+mod load;
 mod ps;
 mod run;
 mod serve;
@@ -88,6 +89,8 @@ enum Command {
     Ps(ps::Arguments),
     /// Chat with a model, or answer one prompt
     Run(run::Arguments),
+    /// Load a model
+    Load(load::Arguments),
     /// Unload a model
     Stop(stop::Arguments),
 }
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Serve => serve::serve(),
         Command::Ps(arguments) => as_client(ps::ps(arguments)),
         Command::Run(arguments) => as_client(run::run(arguments)),
+        Command::Load(arguments) => as_client(load::load(arguments)),
         Command::Stop(arguments) => as_client(stop::stop(arguments)),
     };
     match result {

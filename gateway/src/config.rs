@@ -7,6 +7,7 @@ mod keys;
 mod listen;
 mod models;
 mod names;
+mod size;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub use self::models::{ModelSettings, Models};
 /// Everything that can be set, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `hearth.toml`, which need not be there.
+    pub file: PathBuf,
     /// The data root: `models/`, `runtime/`, `run/`.
     pub home: PathBuf,
     /// Where to listen.
@@ -32,6 +35,14 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// How models are loaded and kept.
     pub models: Models,
+    /// RAM that all workers together may take, in bytes; `None` sets no limit.
+    pub memory: Option<u64>,
+    /// The devices' memory that they may take, in bytes; `None` sets no limit.
+    pub device_memory: Option<u64>,
+    /// How many of them there may be; `None` sets no limit.
+    pub max_models: Option<u32>,
+    /// How long a model waits for room before busy ones have to make it.
+    pub swap_after: Duration,
     /// How many requests may wait for one model.
     pub max_queue: usize,
     /// How long a request may wait for a worker.
@@ -193,7 +204,27 @@ impl Config {
             None => (home.join("hearth.toml"), false),
         };
         let (values, models) = Values::new(read_table(&path, required)?, environment)?;
-        check(&values, Models::read(&values, &models)?, home, environment)
+        let models = Models::read(&values, &models)?;
+        Ok(Self { file: path, ..check(&values, models, home, environment)? })
+    }
+
+    /// The keys that differ in `new` and are only heeded at the start.
+    #[must_use]
+    pub fn changes_at_the_next_start(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("host", self.host != new.host),
+            ("api_key", self.api_key != new.api_key),
+            ("allowed_hosts", self.allowed_hosts != new.allowed_hosts),
+            ("allowed_origins", self.allowed_origins != new.allowed_origins),
+            ("drain_timeout", self.drain_timeout != new.drain_timeout),
+            ("max_connections", self.max_connections != new.max_connections),
+            ("runtime_library", self.runtime_library != new.runtime_library),
+            ("worker", self.worker != new.worker),
+            ("log", self.log != new.log),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
     }
 }
 
@@ -247,14 +278,20 @@ fn check(
         Some(text) => text.parse().map_err(|error| ConfigError::value("host", error))?,
         None => Listen::default(),
     };
+    let machine_memory = crate::fleet::memory::default_budget();
     let path = |key| Ok(values.text(key)?.map(PathBuf::from));
     let size = |key, most, default| Ok(values.number(key, 1..=most)?.unwrap_or(default) as usize);
     Ok(Config {
+        file: PathBuf::new(),
         host,
         api_key: values.text("api_key")?.map(api_key).transpose()?,
         allowed_hosts: each(values.list("allowed_hosts")?, names::host)?,
         allowed_origins: each(values.list("allowed_origins")?, names::origin)?,
         models,
+        memory: values.bytes("memory", machine_memory)?.or(machine_memory),
+        device_memory: values.bytes("device_memory", None)?,
+        max_models: values.number("max_models", 1..=u32::MAX)?,
+        swap_after: values.duration("swap_after", 10)?,
         max_queue: size("max_queue", u32::MAX, 512)?,
         queue_timeout: values.duration("queue_timeout", 600)?,
         load_timeout: values.duration("load_timeout", 300)?,

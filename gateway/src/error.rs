@@ -151,7 +151,7 @@ impl ApiError {
         let in_vain = matches!(
             self,
             Self::Refused { refusal: Refusal::LoadFailed(failure), .. } if failure.repeats()
-        );
+        ) || matches!(self, Self::Refused { refusal: Refusal::NoRoom(_), .. });
         in_vain.then_some(false)
     }
 

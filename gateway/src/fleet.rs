@@ -1,15 +1,18 @@
 //! The fleet: all workers, and the only way to get a request to one of them.
 //!
 //! A request calls [`Fleet::acquire`] and gets a [`Lease`] or a [`Refusal`]. What is decided is
-//! decided by `scheduler.rs`; the [`FleetTask`] here feeds it events in order and carries its
-//! effects out, and is the one owner of every worker. `life.rs` owns one process, `child.rs`
-//! touches process APIs, `link.rs` the socket, `status.rs` what others may see. Nothing in here
-//! knows HTTP or a dialect.
+//! decided by `scheduler.rs`; the [`FleetTask`] of `task.rs` feeds it events in order and carries
+//! its effects out, and is the one owner of every worker. `life.rs` owns one process, `child.rs`
+//! touches process APIs, `link.rs` the socket, `status.rs` what others may see, `records.rs` what
+//! workers took. Nothing in here knows HTTP or a dialect.
 
 mod place;
+mod task;
 mod child;
 mod life;
 mod link;
+mod records;
+pub mod memory;
 pub mod scheduler;
 pub mod status;
 pub mod worker;
@@ -19,24 +22,24 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::{LoadSpec, ModelCard, Work};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{self, JoinError, JoinSet};
+use hearth_shared::protocol::Work;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::child::Spawner;
-use self::life::{Life, ORDERS_MAX, Order, Report};
 use self::link::Link;
 pub use self::link::{Loss, Replies, Reply, SendError};
 use self::place::Place;
-use self::scheduler::{Effect, Event, Profile, Scheduler, Wants, WorkerNews};
+use self::records::Records;
+use self::scheduler::{Event, Scheduler, Unloading, Wants};
 pub use self::scheduler::{Refusal, Rules};
-use self::status::{Snapshot, WorkerFacts};
-use self::worker::{ProcessExit, TicketId, WorkerId};
-use crate::catalog::Model;
+use self::status::{Snapshot, Transition};
+pub use self::task::FleetTask;
+use self::worker::TicketId;
+use crate::catalog::{self, Model};
 use crate::config::Models;
 use crate::keep_alive::KeepAlive;
 use crate::metrics::FleetMetrics;
@@ -45,6 +48,8 @@ use crate::metrics::FleetMetrics;
 /// place in the channel from beginning to end, so that its last word never waits.
 const COMMANDS_MAX: usize = 8192;
 const REPORTS_MAX: usize = 1024;
+/// How many transitions one who listens may be behind.
+const TRANSITIONS_MAX: usize = 1024;
 
 /// How workers are started.
 #[derive(Debug, Clone)]
@@ -59,6 +64,17 @@ pub struct WorkerSettings {
     pub runtime_library: PathBuf,
     /// How each model is loaded and kept.
     pub models: Models,
+    /// Where it is kept what workers took.
+    pub records: PathBuf,
+}
+
+/// What may change while the fleet runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What decisions follow.
+    pub rules: Rules,
+    /// How each model is loaded and kept.
+    pub models: Models,
 }
 
 /// A handle on the fleet; clones are cheap and the same fleet.
@@ -66,6 +82,7 @@ pub struct WorkerSettings {
 pub struct Fleet {
     commands: mpsc::Sender<Command>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    transitions: broadcast::Sender<Arc<Transition>>,
     tickets: Arc<AtomicU64>,
 }
 
@@ -79,6 +96,8 @@ enum Command {
         answer: oneshot::Sender<Result<Link, Refusal>>,
     },
     Event(Event),
+    Configure(Box<Settings>),
+    Catalogue(catalog::Models),
 }
 
 /// The right to send one request to a ready worker.
@@ -114,24 +133,29 @@ impl Fleet {
         let (reports, news) = mpsc::channel(REPORTS_MAX);
         let (publisher, snapshot) = watch::channel(Arc::default());
         let hang_timeout = rules.hang_timeout;
+        let (transitions, _nobody_yet) = broadcast::channel(TRANSITIONS_MAX);
         let task = FleetTask {
             scheduler: Scheduler::new(rules),
+            records: Records::open(workers.records.clone()),
             workers,
             spawner: Spawner::start()?,
             crew: HashMap::new(),
             models: HashMap::new(),
             pending: HashMap::new(),
             lives: JoinSet::new(),
+            writer: JoinSet::new(),
             tasks: HashMap::new(),
             hang_timeout,
             inbox,
             reports,
             news,
             publisher,
+            transitions: transitions.clone(),
+            gone: HashMap::new(),
             metrics: FleetMetrics,
             draining: false,
         };
-        Ok((Self { commands, snapshot, tickets: Arc::default() }, task))
+        Ok((Self { commands, snapshot, transitions, tickets: Arc::default() }, task))
     }
 
     /// Waits for the right to send one request to the model's worker, starting it if need be.
@@ -187,7 +211,53 @@ impl Fleet {
 
     /// Asks the model's worker to leave once it is unused; does not wait until it has.
     pub async fn unload(&self, model: &ModelName) {
-        self.order(Event::Unload { model: model.clone() }).await;
+        self.order(Event::Unload { model: model.clone(), when: Unloading::Unused }).await;
+    }
+
+    /// Makes the model's worker leave now. Those whom it serves, and those who wait for it, are
+    /// told so.
+    pub async fn unload_by_force(&self, model: &ModelName) {
+        self.order(Event::Unload { model: model.clone(), when: Unloading::Forced }).await;
+    }
+
+    /// Waits until the worker that the model has now is gone and reaped.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub fn gone(&self, model: &ModelName) -> impl Future<Output = ()> + Send + use<> {
+        let (mut snapshot, model) = (self.snapshot.clone(), model.clone());
+        // Looked up at once and not when the future is first polled: it may be another by then.
+        let worker = snapshot.borrow_and_update().worker_of(&model);
+        async move {
+            if worker.is_some() {
+                // An error means that the fleet has ended, and with it the worker.
+                drop(snapshot.wait_for(|now| now.worker_of(&model) != worker).await);
+            }
+        }
+    }
+
+    /// Follows other settings from now on. What runs with settings that have changed finishes what
+    /// it has and makes place for a worker with the new ones; all others are left alone.
+    pub async fn configure(&self, settings: Settings) {
+        if self.commands.send(Command::Configure(Box::new(settings))).await.is_err() {
+            tracing::debug!("the fleet has ended already");
+        }
+    }
+
+    /// Compares what is loaded with the models that there are now.
+    pub async fn compare(&self, models: catalog::Models) {
+        if self.commands.send(Command::Catalogue(models)).await.is_err() {
+            tracing::debug!("the fleet has ended already");
+        }
+    }
+
+    /// The fleet as it is now, and every change of a worker's state from then on. Who falls too far
+    /// behind is told how much he missed.
+    #[must_use]
+    pub fn watch(&self) -> (Arc<Snapshot>, broadcast::Receiver<Arc<Transition>>) {
+        // In this order: what happens between the two is told twice and not missed.
+        let transitions = self.transitions.subscribe();
+        (self.snapshot(), transitions)
     }
 
     /// Takes no more requests, and stops what still runs at `until`. The task ends when the last
@@ -202,242 +272,18 @@ impl Fleet {
         Arc::clone(&self.snapshot.borrow())
     }
 
+    /// Waits until the gateway takes no more requests.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn draining(&self) {
+        // An error means that the fleet has ended, after a drain.
+        drop(self.snapshot.clone().wait_for(|now| now.draining).await);
+    }
+
     async fn order(&self, event: Event) {
         if self.commands.send(Command::Event(event)).await.is_err() {
             tracing::debug!("the fleet has ended already");
         }
-    }
-}
-
-/// The one task that owns every worker.
-#[derive(Debug)]
-pub struct FleetTask {
-    scheduler: Scheduler,
-    workers: WorkerSettings,
-    spawner: Spawner,
-    crew: HashMap<WorkerId, Crew>,
-    /// The catalogue's entry that each model was last asked for with.
-    models: HashMap<ModelName, Arc<Model>>,
-    pending: HashMap<TicketId, oneshot::Sender<Result<Link, Refusal>>>,
-    lives: JoinSet<()>,
-    /// Whose life each task is.
-    tasks: HashMap<task::Id, (ModelName, WorkerId)>,
-    inbox: mpsc::Receiver<Command>,
-    reports: mpsc::Sender<Report>,
-    news: mpsc::Receiver<Report>,
-    publisher: watch::Sender<Arc<Snapshot>>,
-    metrics: FleetMetrics,
-    hang_timeout: Duration,
-    draining: bool,
-}
-
-/// What belongs to one worker beside its state.
-#[derive(Debug)]
-struct Crew {
-    model: Arc<Model>,
-    orders: mpsc::Sender<Order>,
-    spawned: Instant,
-    pid: Option<u32>,
-    loaded: Option<Loaded>,
-}
-
-#[derive(Debug)]
-struct Loaded {
-    link: Link,
-    card: Arc<ModelCard>,
-    at: jiff::Timestamp,
-}
-
-impl FleetTask {
-    /// Runs until the fleet was drained and the last worker is gone.
-    pub async fn run(mut self) {
-        while !(self.draining && self.scheduler.is_empty() && self.lives.is_empty()) {
-            let deadline = self.scheduler.next_deadline();
-            tokio::select! {
-                // What workers report is heard first: a request that has just lost its worker
-                // must find the scheduler knowing it.
-                biased;
-                Some(report) = self.news.recv() => self.hear(report),
-                Some(command) = self.inbox.recv() => self.obey(command),
-                Some(ended) = self.lives.join_next_with_id() => self.bury(ended),
-                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)),
-                    if deadline.is_some() => self.give(Event::Tick),
-            }
-            self.publish();
-        }
-    }
-
-    /// A life that ended has reported so itself, unless it panicked.
-    fn bury(&mut self, ended: Result<(task::Id, ()), JoinError>) {
-        let id = match &ended {
-            Ok((id, ())) => *id,
-            Err(error) => error.id(),
-        };
-        let Some((model, worker)) = self.tasks.remove(&id) else { return };
-        if let Err(error) = ended {
-            tracing::error!(%model, worker = %worker, %error, "the task of a worker panicked");
-            let news = WorkerNews::Exited(ProcessExit::Unknown);
-            self.give(Event::Worker { model, worker, news });
-        }
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Acquire { model, ticket, keep_alive, wants, answer } => {
-                self.pending.insert(ticket, answer);
-                let profile = Arc::new(self.profile(&model));
-                let name = model.name.clone();
-                self.models.insert(name.clone(), model);
-                let event = Event::Acquire { model: name, ticket, keep_alive, profile, wants };
-                self.give(event);
-            }
-            Command::Event(event) => {
-                self.draining |= matches!(event, Event::Drain { .. });
-                if let Event::Leave { ticket, .. } = &event {
-                    self.pending.remove(ticket);
-                }
-                self.give(event);
-            }
-        }
-    }
-
-    fn load_spec(&self, model: &Model) -> LoadSpec {
-        let settings = self.workers.models.of(&model.name);
-        settings.load_spec(&model.name, &model.path, &self.workers.runtime_library)
-    }
-
-    fn profile(&self, model: &Model) -> Profile {
-        let settings = self.workers.models.of(&model.name);
-        let spec = self.load_spec(model);
-        Profile {
-            fingerprint: format!("{} {spec:?}", model.digest),
-            keep_alive: settings.keep_alive,
-            pinned: settings.pinned,
-        }
-    }
-
-    fn hear(&mut self, report: Report) {
-        match report {
-            Report::Event(event) => {
-                if let Event::Worker { worker, news: WorkerNews::Ready { .. }, .. } = &event
-                    && let Some(crew) = self.crew.get(worker)
-                {
-                    self.metrics.loaded(&crew.model.name, crew.spawned.elapsed());
-                }
-                self.give(event);
-            }
-            Report::Spawned { worker, pid } => {
-                if let Some(crew) = self.crew.get_mut(&worker) {
-                    crew.pid = Some(pid);
-                }
-            }
-            Report::Loaded { worker, link, card } => {
-                if let Some(crew) = self.crew.get_mut(&worker) {
-                    tracing::info!(
-                        model = %crew.model.name,
-                        worker = %worker,
-                        architecture = card.architecture,
-                        provider = card.execution_provider.as_str(),
-                        context_length = card.context_length,
-                        slots = card.slots,
-                        runtime = card.runtime_version,
-                        "worker ready"
-                    );
-                    let at = jiff::Timestamp::now();
-                    crew.loaded = Some(Loaded { link, card: Arc::new(*card), at });
-                }
-            }
-        }
-    }
-
-    fn give(&mut self, event: Event) {
-        for effect in self.scheduler.handle(event, Instant::now()) {
-            self.carry_out(effect);
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect) {
-        match effect {
-            Effect::Spawn { model, worker } => self.spawn(&model, worker),
-            Effect::Terminate { worker } => self.send_order(worker, Order::Terminate),
-            Effect::Kill { worker } => self.send_order(worker, Order::Kill),
-            Effect::Grant { ticket, worker } | Effect::Warm { ticket, worker } => {
-                let link = self.crew.get(&worker).and_then(|crew| crew.loaded.as_ref());
-                let answer = self.pending.remove(&ticket);
-                if let (Some(answer), Some(loaded)) = (answer, link) {
-                    // Whoever stopped waiting gives the place back by himself.
-                    drop(answer.send(Ok(loaded.link.clone())));
-                }
-            }
-            Effect::Refuse { ticket, refusal } => {
-                if let Some(answer) = self.pending.remove(&ticket) {
-                    drop(answer.send(Err(refusal)));
-                }
-            }
-            Effect::Gone { model, worker, reason } => {
-                self.crew.remove(&worker);
-                self.metrics.exited(&model, reason.label());
-                match reason {
-                    worker::StopReason::Failed(failure) => {
-                        tracing::warn!(%model, worker = %worker, %failure, "worker failed");
-                    }
-                    worker::StopReason::Expired
-                    | worker::StopReason::Unloaded
-                    | worker::StopReason::Drained => {
-                        tracing::info!(%model, worker = %worker, reason = reason.label(), "worker gone");
-                    }
-                }
-            }
-        }
-    }
-
-    fn spawn(&mut self, name: &ModelName, worker: WorkerId) {
-        let model =
-            Arc::clone(self.models.get(name).expect("only models that were asked for start"));
-        let (orders, inbox) = mpsc::channel(ORDERS_MAX);
-        let spec = self.load_spec(&model);
-        let life = Life {
-            worker,
-            model: name.clone(),
-            run_dir: self.workers.run_dir.clone(),
-            program: self.workers.program.clone(),
-            environment: self.workers.environment.clone(),
-            spec,
-            spawner: self.spawner.clone(),
-            hang_timeout: self.hang_timeout,
-            reports: self.reports.clone(),
-            orders: inbox,
-        };
-        tracing::info!(model = %name, worker = %worker, "starting a worker");
-        self.metrics.spawned(name);
-        let spawned = Instant::now();
-        self.crew.insert(worker, Crew { model, orders, spawned, pid: None, loaded: None });
-        let id = self.lives.spawn(life.live()).id();
-        self.tasks.insert(id, (name.clone(), worker));
-    }
-
-    fn send_order(&self, worker: WorkerId, order: Order) {
-        if let Some(crew) = self.crew.get(&worker)
-            && let Err(error) = crew.orders.try_send(order)
-        {
-            tracing::debug!(worker = %worker, %error, "the worker is gone already");
-        }
-    }
-
-    fn publish(&self) {
-        let facts = |worker: WorkerId| {
-            self.crew.get(&worker).map(|crew| WorkerFacts {
-                pid: crew.pid,
-                card: crew.loaded.as_ref().map(|loaded| Arc::clone(&loaded.card)),
-                loaded_at: crew.loaded.as_ref().map(|loaded| loaded.at),
-            })
-        };
-        let models = self.scheduler.view().map(|view| {
-            let facts = view.phase.as_ref().and_then(|phase| phase.worker).and_then(facts);
-            let entry = Arc::clone(self.models.get(&view.name).expect("it was asked for"));
-            status::ModelStatus { view, model: entry, worker: facts.unwrap_or_default() }
-        });
-        let snapshot = Snapshot { models: models.collect(), draining: self.draining };
-        self.publisher.send_replace(Arc::new(snapshot));
     }
 }

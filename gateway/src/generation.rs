@@ -96,7 +96,8 @@ impl Generation {
             self.usage.add(finish);
             self.open = self.open.saturating_sub(1);
             if self.open == 0 {
-                let Usage { prompt_tokens, longest, .. } = self.usage;
+                let Usage { prompt_tokens, longest, cached_tokens, .. } = self.usage;
+                self.meter.cached(cached_tokens);
                 self.meter.finished(prompt_tokens, longest);
             }
         }
@@ -138,6 +139,7 @@ async fn try_once(
     body: Generate,
     meter: &mut RequestMeter,
 ) -> Result<(Replies, VecDeque<News>), ApiError> {
+    meter.asks();
     let lease = app.fleet.acquire(model, keep_alive).await;
     let lease =
         lease.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?;
@@ -146,6 +148,7 @@ async fn try_once(
         SendError::Lost => ApiError::Lost(Loss::WorkerGone),
         SendError::Encode(error) => ApiError::TooLarge(error),
     })?;
+    meter.sent();
     // News without a part, as when a character is not whole yet, begin no answer.
     let mut early = VecDeque::new();
     loop {

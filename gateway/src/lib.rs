@@ -5,7 +5,8 @@
 //! with the help of `fields`, `messages`, `tools` and `sampling`. `generation` looks the model up in
 //! the `catalog`, gets a lease from the `fleet` and sends it; `oneshot` does so for work that
 //! generates nothing. The fleet starts, keeps and ends the worker
-//! processes. What comes back is written by the dialect through `stream`. Whatever goes wrong on
+//! processes; `control` is where it is told to load or unload, and tells what happens. What comes
+//! back is written by the dialect through `stream`. Whatever goes wrong on
 //! the way becomes an answer in `error`, and `metrics` counts it all.
 //!
 //! The gateway never links ONNX Runtime or a tokenizer, and never sees a token id.
@@ -29,6 +30,7 @@ pub mod ollama;
 pub mod generation;
 pub mod oneshot;
 pub mod fleet;
+pub mod control;
 pub mod stream;
 pub mod http;
 pub mod error;

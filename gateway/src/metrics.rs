@@ -13,9 +13,9 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio::time::Instant;
 
 use crate::error::ApiError;
-use crate::fleet::scheduler::NextView;
-use crate::fleet::status::{ModelStatus, Snapshot};
-use crate::fleet::worker::WorkerState;
+use crate::fleet::scheduler::{self, NextView};
+use crate::fleet::status::{ModelStatus, STOPPED, Snapshot};
+use crate::fleet::worker::{StopReason, WorkerState};
 
 const BUILD_INFO: &str = "hearth_build_info";
 const CONNECTIONS: &str = "hearth_connections";
@@ -26,12 +26,22 @@ const QUEUE_SECONDS: &str = "hearth_request_queue_seconds";
 const TTFT_SECONDS: &str = "hearth_time_to_first_token_seconds";
 const INTER_TOKEN_SECONDS: &str = "hearth_inter_token_latency_seconds";
 const PROMPT_TOKENS: &str = "hearth_prompt_tokens_total";
+const CACHED_TOKENS: &str = "hearth_cached_prompt_tokens_total";
+const OVERHEAD_SECONDS: &str = "hearth_gateway_overhead_seconds";
 const GENERATION_TOKENS: &str = "hearth_generation_tokens_total";
 const WORKER_STATE: &str = "hearth_worker_state";
 const WORKER_SPAWNS: &str = "hearth_worker_spawns_total";
 const WORKER_EXITS: &str = "hearth_worker_exits_total";
+const EVICTIONS: &str = "hearth_evictions_total";
+const BATCH_SIZE: &str = "hearth_batch_size";
 const WORKER_LOAD_SECONDS: &str = "hearth_worker_load_seconds";
 const WORKER_RESIDENT: &str = "hearth_worker_resident_memory_bytes";
+const WORKER_DEVICE: &str = "hearth_worker_device_memory_bytes";
+const MEMORY_BUDGET: &str = "hearth_memory_budget_bytes";
+const MEMORY_HELD: &str = "hearth_memory_held_bytes";
+const DEVICE_BUDGET: &str = "hearth_device_memory_budget_bytes";
+const DEVICE_HELD: &str = "hearth_device_memory_held_bytes";
+const SLOTS_IN_USE: &str = "hearth_slots_in_use_ratio";
 const WORKER_DEADLINE: &str = "hearth_worker_keep_alive_deadline_timestamp_seconds";
 const IN_FLIGHT: &str = "hearth_requests_in_flight";
 const WAITING: &str = "hearth_requests_waiting";
@@ -49,6 +59,12 @@ const FIRST_TOKEN_BUCKETS: [f64; 16] =
 const TOKEN_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5];
 
+/// What the gateway itself adds.
+const OVERHEAD_BUCKETS: [f64; 10] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25];
+/// Sequences in one step.
+const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
 /// Installs the recorder and describes everything. Once per process.
 ///
 /// # Errors
@@ -60,7 +76,9 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         (QUEUE_SECONDS, &LONG_BUCKETS),
         (WORKER_LOAD_SECONDS, &LONG_BUCKETS),
         (TTFT_SECONDS, &FIRST_TOKEN_BUCKETS),
+        (OVERHEAD_SECONDS, &OVERHEAD_BUCKETS),
         (INTER_TOKEN_SECONDS, &TOKEN_BUCKETS),
+        (BATCH_SIZE, &BATCH_BUCKETS),
     ] {
         builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
     }
@@ -80,12 +98,28 @@ fn describe() {
     describe_histogram!(TTFT_SECONDS, "From a request's arrival to the first token of its answer.");
     describe_histogram!(INTER_TOKEN_SECONDS, "Time per token after the first.");
     describe_counter!(PROMPT_TOKENS, "Tokens in prompts that were answered.");
+    describe_counter!(CACHED_TOKENS, "Tokens of prompts that a worker had read before.");
+    describe_histogram!(
+        OVERHEAD_SECONDS,
+        "A request's time in the gateway before its worker has it, waiting for a lease aside."
+    );
     describe_counter!(GENERATION_TOKENS, "Tokens generated.");
     describe_gauge!(WORKER_STATE, "1 for the state that a model's worker is in, 0 for the others.");
     describe_counter!(WORKER_SPAWNS, "Workers started.");
     describe_counter!(WORKER_EXITS, "Workers that ended, by reason.");
+    describe_counter!(EVICTIONS, "Workers stopped to make room, by what there was too little of.");
+    describe_histogram!(BATCH_SIZE, "Sequences that had news in one step of a worker.");
     describe_histogram!(WORKER_LOAD_SECONDS, "From spawning a worker until it was ready.");
     describe_gauge!(WORKER_RESIDENT, "Memory of a worker that is in RAM.");
+    describe_gauge!(WORKER_DEVICE, "Memory of a worker that is on a device, where it is known.");
+    describe_gauge!(MEMORY_BUDGET, "Memory that all workers together may take; +Inf is no limit.");
+    describe_gauge!(MEMORY_HELD, "Memory that all workers together take or were promised.");
+    describe_gauge!(DEVICE_BUDGET, "Device memory that all workers may take; +Inf is no limit.");
+    describe_gauge!(DEVICE_HELD, "Device memory that all workers together take or were promised.");
+    describe_gauge!(
+        SLOTS_IN_USE,
+        "Requests being served, of those that loaded models could serve."
+    );
     describe_gauge!(WORKER_DEADLINE, "When an idle worker expires; +Inf is never, 0 is not idle.");
     describe_gauge!(IN_FLIGHT, "Requests that a worker is serving, by model.");
     describe_gauge!(WAITING, "Requests that wait for a worker, by model.");
@@ -132,6 +166,9 @@ pub struct RequestMeter {
     model: Option<ModelName>,
     arrived: Instant,
     leased: bool,
+    /// Of the time since it arrived, what it waited for a lease; and since when it does.
+    waited: Duration,
+    asked: Option<Instant>,
     first_token: Option<Instant>,
     outcome: Outcome,
 }
@@ -146,6 +183,8 @@ impl RequestMeter {
             model: None,
             arrived: Instant::now(),
             leased: false,
+            waited: Duration::ZERO,
+            asked: None,
             first_token: None,
             outcome: Outcome::Cancelled,
         }
@@ -175,11 +214,30 @@ impl RequestMeter {
     /// A worker takes the request. Only the first one counts: a second try has waited no longer
     /// for its place.
     pub fn leased(&mut self) {
+        self.waited += self.asked.take().map_or(Duration::ZERO, |asked| asked.elapsed());
         if std::mem::replace(&mut self.leased, true) {
             return;
         }
         let waited = self.arrived.elapsed();
         histogram!(QUEUE_SECONDS, "model" => self.model_label()).record(waited);
+    }
+
+    /// From now until it is [leased](Self::leased) it waits for a worker.
+    pub fn asks(&mut self) {
+        self.asked = Some(Instant::now());
+    }
+
+    /// Its worker has it. What it took until then, without the wait, is the gateway's own doing;
+    /// a second try is the worker's.
+    pub fn sent(&mut self) {
+        if self.leased {
+            histogram!(OVERHEAD_SECONDS).record(self.arrived.elapsed().saturating_sub(self.waited));
+        }
+    }
+
+    /// So many tokens of its prompt had been read before.
+    pub fn cached(&self, tokens: u32) {
+        counter!(CACHED_TOKENS, "model" => self.model_label()).increment(tokens.into());
     }
 
     /// Tokens have come; `tokens` of them since the last time.
@@ -224,6 +282,11 @@ impl Drop for RequestMeter {
     }
 }
 
+/// A worker made one step, with news of so many sequences.
+pub(crate) fn stepped(sequences: usize) {
+    histogram!(BATCH_SIZE).record(as_f64(sequences));
+}
+
 /// What the fleet's task counts.
 #[derive(Debug)]
 pub(crate) struct FleetMetrics;
@@ -234,8 +297,13 @@ impl FleetMetrics {
         counter!(WORKER_SPAWNS, "model" => model.to_string()).increment(1);
     }
 
-    pub(crate) fn exited(&self, model: &ModelName, reason: &'static str) {
-        counter!(WORKER_EXITS, "model" => model.to_string(), "reason" => reason).increment(1);
+    pub(crate) fn exited(&self, model: &ModelName, reason: &StopReason) {
+        let label = reason.label();
+        counter!(WORKER_EXITS, "model" => model.to_string(), "reason" => label).increment(1);
+        if let StopReason::Evicted(cause) = reason {
+            let cause = cause.label();
+            counter!(EVICTIONS, "model" => model.to_string(), "cause" => cause).increment(1);
+        }
     }
 
     pub(crate) fn loaded(&self, model: &ModelName, took: Duration) {
@@ -252,6 +320,20 @@ pub fn observe(snapshot: &Snapshot, connections: usize) {
         running += status.view.phase.as_ref().map_or(0, |phase| phase.in_flight);
         queued += status.view.queued;
     }
+    let slots: u32 = snapshot
+        .models
+        .iter()
+        .filter_map(|status| status.worker.card.as_ref())
+        .map(|card| card.slots)
+        .sum();
+    let in_use = if slots == 0 { 0.0 } else { as_f64(running) / f64::from(slots) };
+    gauge!(SLOTS_IN_USE).set(in_use);
+    let (held, _reclaiming) = snapshot.held();
+    let limit = |limit: Option<u64>| limit.map_or(f64::INFINITY, bytes);
+    gauge!(MEMORY_BUDGET).set(limit(snapshot.budget.memory));
+    gauge!(MEMORY_HELD).set(bytes(held.memory));
+    gauge!(DEVICE_BUDGET).set(limit(snapshot.budget.device));
+    gauge!(DEVICE_HELD).set(bytes(held.device));
     gauge!(RUNNING_TOTAL).set(as_f64(running));
     gauge!(QUEUED_TOTAL).set(as_f64(queued));
 }
@@ -259,8 +341,8 @@ pub fn observe(snapshot: &Snapshot, connections: usize) {
 fn observe_model(status: &ModelStatus) {
     let model = status.view.name.to_string();
     let phase = status.view.phase.as_ref();
-    let word = phase.map_or("stopped", |phase| phase.word);
-    for state in WorkerState::WORDS.into_iter().chain(["stopped"]) {
+    let word = status.word();
+    for state in WorkerState::WORDS.into_iter().chain([scheduler::WAITING, STOPPED]) {
         let is_it = if state == word { 1.0 } else { 0.0 };
         gauge!(WORKER_STATE, "model" => model.clone(), "state" => state).set(is_it);
     }
@@ -268,8 +350,9 @@ fn observe_model(status: &ModelStatus) {
     gauge!(IN_FLIGHT, "model" => model.clone()).set(as_f64(in_flight));
     gauge!(WAITING, "model" => model.clone()).set(as_f64(status.view.queued));
     let resident = status.resident_bytes().unwrap_or(0);
-    #[expect(clippy::cast_precision_loss, reason = "exact up to nine petabytes")]
-    gauge!(WORKER_RESIDENT, "model" => model.clone()).set(resident as f64);
+    gauge!(WORKER_RESIDENT, "model" => model.clone()).set(bytes(resident));
+    let device = status.worker.card.as_ref().and_then(|card| card.device_bytes).unwrap_or(0);
+    gauge!(WORKER_DEVICE, "model" => model.clone()).set(bytes(device));
     let deadline = match phase.map(|phase| phase.next) {
         Some(NextView::At(Some(at))) => {
             let remaining = at.saturating_duration_since(Instant::now());
@@ -280,6 +363,11 @@ fn observe_model(status: &ModelStatus) {
         Some(NextView::After(_) | NextView::Leaving | NextView::Retry(_)) | None => 0.0,
     };
     gauge!(WORKER_DEADLINE, "model" => model).set(deadline);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to nine petabytes")]
+fn bytes(count: u64) -> f64 {
+    count as f64
 }
 
 fn as_f64(count: usize) -> f64 {

@@ -168,15 +168,18 @@ impl<'a> Call<'a> {
     }
 
     async fn send(&mut self, work: Work) -> Result<Replies, ApiError> {
+        self.meter.asks();
         let lease = self.app.fleet.acquire(&self.model, self.keep_alive).await;
         let refused = |refusal| ApiError::Refused { model: self.model.name.clone(), refusal };
         let lease = lease.map_err(refused)?;
         self.meter.leased();
         self.waited = self.meter.arrived().elapsed();
-        lease.send(work).await.map_err(|error| match error {
+        let replies = lease.send(work).await.map_err(|error| match error {
             SendError::Lost => ApiError::Lost(Loss::WorkerGone),
             SendError::Encode(error) => ApiError::TooLarge(error),
-        })
+        })?;
+        self.meter.sent();
+        Ok(replies)
     }
 }
 

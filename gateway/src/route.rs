@@ -30,6 +30,12 @@ pub enum Route {
     Tags,
     /// `GET /api/ps`
     Ps,
+    /// `GET /api/events`
+    Events,
+    /// `POST /api/load`
+    Load,
+    /// `POST /api/unload`
+    Unload,
     /// `POST /api/chat`
     OllamaChat,
     /// `POST /api/generate`
@@ -83,6 +89,9 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
         "/api/version" => (Route::Version, GET),
         "/api/tags" => (Route::Tags, GET),
         "/api/ps" => (Route::Ps, GET),
+        "/api/events" => (Route::Events, GET),
+        "/api/load" => (Route::Load, POST),
+        "/api/unload" => (Route::Unload, POST),
         "/api/chat" => (Route::OllamaChat, POST),
         "/api/generate" => (Route::OllamaGenerate, POST),
         "/api/embed" => (Route::OllamaEmbed, POST),

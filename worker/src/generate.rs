@@ -4,19 +4,23 @@
 //! decode step over all running sequences, then one chunk of the prompt of one that joins: so a
 //! long prompt delays the others by one chunk at a time. It does no I/O and knows no threads.
 
+mod admit;
+mod extras;
 mod forward;
 pub(crate) mod grammar;
 mod kv_cache;
 mod select;
 mod sampler;
 mod logprobs;
+mod pace;
+mod prefix;
 mod sequence;
 mod slots;
 mod stop;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{FromWorker, News, RequestFailure};
@@ -27,12 +31,17 @@ use crate::tokenizer::Tokenizer;
 pub(crate) use forward::{Forward, ForwardError};
 pub(crate) use sequence::count;
 
+use admit::Waiting;
+use pace::Pace;
 use sequence::Sequence;
-use slots::Slots;
+use slots::{Exchange, Slots};
 
 /// Requests that wait for a slot; the gateway sends no more than there are slots, so only a few
 /// that cross a slot's end on the way ever wait.
 const WAITING_MAX: usize = 256;
+
+/// The most that finished sequences' tokens take while nothing is to be done.
+const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Runs one language model for many requests at once.
 #[derive(Debug)]
@@ -40,15 +49,8 @@ pub struct Engine {
     forward: Forward,
     slots: Slots<Sequence>,
     waiting: VecDeque<Waiting>,
+    pace: Pace,
     tokenizer: Arc<Tokenizer>,
-}
-
-/// A request of which not every choice has got a slot.
-#[derive(Debug)]
-struct Waiting {
-    request: Arc<Prepared>,
-    seed: u64,
-    next_choice: u32,
 }
 
 /// What a tick has to say.
@@ -60,7 +62,13 @@ struct Said {
 
 impl Engine {
     pub(crate) fn new(forward: Forward, tokenizer: Arc<Tokenizer>) -> Self {
-        Self { slots: Slots::new(forward.slots()), forward, waiting: VecDeque::new(), tokenizer }
+        Self {
+            slots: Slots::new(forward.slots()),
+            forward,
+            waiting: VecDeque::new(),
+            pace: Pace::default(),
+            tokenizer,
+        }
     }
 
     /// Lets a tick read no more than so many tokens of a prompt. Decoding waits for them, so fewer
@@ -80,7 +88,7 @@ impl Engine {
             });
         }
         let seed = request.sampling.seed.unwrap_or_else(drawn_seed);
-        self.waiting.push_back(Waiting { request: Arc::new(request), seed, next_choice: 0 });
+        self.waiting.push_back(Waiting::new(request, seed));
         Ok(())
     }
 
@@ -102,9 +110,36 @@ impl Engine {
         self.slots.is_empty() && self.waiting.is_empty()
     }
 
+    /// Gives memory back that the next requests will hardly need; for when nothing is to be done.
+    /// The beginnings of the newest conversations are kept.
+    pub fn rest(&mut self) {
+        let mut room = HELD_BYTES_MAX / self.forward.token_bytes().max(1);
+        let mut free = self.slots.free();
+        free.reverse();
+        for slot in free {
+            match room.checked_sub(self.forward.held(slot).len()) {
+                Some(rest) => room = rest,
+                None => self.forward.truncate(slot, 0),
+            }
+        }
+        if let Err(error) = self.forward.shrink() {
+            // Everything is as it was; the next try comes after the next work.
+            tracing::warn!("memory can't be given back: {error}");
+        }
+    }
+
+    /// How long ONNX Runtime has run for all ticks so far.
+    #[must_use]
+    pub fn ran(&self) -> Duration {
+        self.forward.ran().0
+    }
+
     /// The token that each running choice was given last, for who follows ids and not texts.
     pub fn last_tokens(&mut self) -> impl Iterator<Item = (RequestId, u32, u32)> {
-        self.slots.running().iter().map(|sequence| (sequence.id(), sequence.choice, sequence.last))
+        let running = self.slots.running().iter();
+        running.filter_map(|sequence| {
+            Some((sequence.id(), sequence.choice, sequence.last_generated()?))
+        })
     }
 
     /// Does one decode step and one chunk of a prompt; gives what is to be said of it.
@@ -115,8 +150,11 @@ impl Engine {
         let mut said = Said::default();
         self.decode(&mut said);
         self.drop_failed(&mut said);
-        self.let_one_join();
+        self.let_join(&mut said);
         self.prefill(&mut said);
+        self.drop_failed(&mut said);
+        // Choices whose prompt was just read need no run of their own to join.
+        self.let_join(&mut said);
         self.drop_failed(&mut said);
         let step = (!said.news.is_empty()).then_some(FromWorker::Step(said.news));
         let failures = said.failures.into_iter();
@@ -135,6 +173,7 @@ impl Engine {
             said.failures.extend(failed);
             return;
         }
+        self.pace.stepped(self.forward.ran().1);
         // From the last one down: who leaves is replaced by one that had its turn.
         for slot in (0..tokens.len()).rev() {
             let sequence = &mut self.slots.running()[slot];
@@ -151,34 +190,22 @@ impl Engine {
         }
     }
 
-    fn let_one_join(&mut self) {
-        if !self.slots.can_join() {
-            return;
-        }
-        let Some(waiting) = self.waiting.front_mut() else {
-            return;
-        };
-        let Waiting { request, seed, next_choice } = waiting;
-        let choice = *next_choice;
-        *next_choice += 1;
-        let sequence = Sequence::new(Arc::clone(request), choice, *seed, Instant::now());
-        if *next_choice == request.choices {
-            self.waiting.pop_front();
-        }
-        let slot = self.slots.join(sequence);
-        self.forward.clear(slot);
-    }
-
     fn prefill(&mut self, said: &mut Said) {
+        let others_run = self.slots.first_behind() > 0;
         let Some((slot, sequence)) = self.slots.joining() else {
             return;
         };
+        let most = self.forward.chunk();
+        let chunk = if others_run { self.pace.chunk(most) } else { most };
         let prompt = &sequence.request.prompt;
-        let start = self.forward.length(slot);
-        let end = prompt.len().min(start + self.forward.chunk());
+        let start = self.forward.held(slot).len();
+        let end = prompt.len().min(start + chunk);
         if let Err(error) = self.forward.prefill(slot, &prompt[start..end]) {
             said.failures.push((sequence.id(), (&error).into()));
             return;
+        }
+        if others_run {
+            self.pace.read(end - start, self.forward.ran().1);
         }
         if end < prompt.len() {
             return;
@@ -189,15 +216,15 @@ impl Engine {
             advance(sequence, self.forward.logits(0), &self.tokenizer)
         };
         match update {
-            Ok(update) if update.finish.is_none() => {
-                said.news.push(update);
-                if let Some(step) = self.slots.joined() {
-                    self.forward.apply(step);
-                }
-            }
             Ok(update) => {
+                let over = update.finish.is_some();
                 said.news.push(update);
-                self.slots.leave_joining();
+                if over {
+                    self.slots.leave_joining();
+                } else {
+                    let exchange = self.slots.joined();
+                    self.carry(exchange);
+                }
             }
             Err(failure) => said.failures.push((sequence.id(), failure)),
         }
@@ -220,8 +247,14 @@ impl Engine {
 
     /// A running sequence leaves, and the last one takes its slot.
     fn leave(&mut self, slot: usize) {
-        if let Some(step) = self.slots.leave(slot) {
-            self.forward.apply(step);
+        let exchange = self.slots.leave(slot);
+        self.carry(exchange);
+    }
+
+    /// The cache follows the slots.
+    fn carry(&mut self, exchange: Option<Exchange>) {
+        if let Some(exchange) = exchange {
+            self.forward.exchange(exchange);
         }
     }
 }

@@ -9,14 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hearth_shared::protocol::{
-    LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
+    ExecutionProvider, LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
 };
 
 use crate::answer::Dialect;
 use crate::encode::{EncodePreparer, Encoder};
 use crate::generate::grammar::Grammars;
 use crate::generate::{Engine, Forward, ForwardError};
-use crate::model::{AnyModel, Model};
+use crate::model::{AnyModel, Device, Model, Variant};
 use crate::prepare::Preparer;
 use crate::prompt::ChatTemplate;
 use crate::runtime::Runtime;
@@ -70,7 +70,7 @@ pub fn load_any(
     mut progress: impl FnMut(LoadStage, f32),
 ) -> Result<AnyLoaded, LoadFailure> {
     progress(LoadStage::Files, 0.0);
-    let model = AnyModel::read(Path::new(&spec.model_path), spec.variant.as_deref());
+    let model = AnyModel::read(Path::new(&spec.model_path), variant(spec));
     Ok(match model.map_err(|error| error.into_failure())? {
         AnyModel::Decoder(model) => AnyLoaded::Decoder(Box::new(decoder(spec, *model, progress)?)),
         AnyModel::Encoder(model) => {
@@ -130,7 +130,8 @@ fn decoder(
         Interface::of(&session, &model.names, hints).map_err(|error| error.into_failure())?;
     let vocabulary = interface.logits.vocabulary;
     let slots = spec.slots.unwrap_or(SLOTS_DEFAULT).clamp(1, SLOTS_MAX);
-    let mut forward = Forward::new(session, interface, to_usize(slots), to_usize(context_length))
+    let room = (to_usize(slots), to_usize(context_length));
+    let mut forward = Forward::new(session, interface, model.cache, room)
         .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
 
     progress(LoadStage::WarmUp, 0.9);
@@ -161,6 +162,23 @@ fn decoder(
         },
         engine: Engine::new(forward, tokenizer),
     })
+}
+
+/// Which graph is meant. `auto` has not looked for devices yet, but the library's folder tells what
+/// it was put there for.
+fn variant(spec: &LoadSpec) -> Variant<'_> {
+    let beside = |file: &str| Path::new(&spec.runtime_library).with_file_name(file).exists();
+    let device = match spec.execution_provider {
+        ExecutionProvider::Cpu => Device::Cpu,
+        ExecutionProvider::Cuda | ExecutionProvider::DirectMl => Device::Gpu,
+        ExecutionProvider::Auto
+            if beside("libonnxruntime_providers_cuda.so") || beside("DirectML.dll") =>
+        {
+            Device::Gpu
+        }
+        ExecutionProvider::Auto => Device::Cpu,
+    };
+    spec.variant.as_deref().map_or(Variant::BestFor(device), Variant::Named)
 }
 
 fn failure(kind: LoadFailureKind, message: String) -> LoadFailure {
@@ -216,7 +234,7 @@ fn template(model: &Model) -> Option<Result<ChatTemplate, String>> {
 /// A prompt of two tokens: no more, because a context may be as short as that.
 fn warm_up(forward: &mut Forward) -> Result<(), ForwardError> {
     forward.prefill(0, &[0, 0])?;
-    forward.clear(0);
+    forward.truncate(0, 0);
     Ok(())
 }
 

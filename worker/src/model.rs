@@ -112,6 +112,20 @@ pub(crate) struct Model {
     pub(crate) kv_heads: Option<usize>,
     pub(crate) vocabulary: Option<usize>,
     pub(crate) window: Option<Window>,
+    pub(crate) cache: CacheKind,
+}
+
+/// How a graph keeps keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheKind {
+    /// `GroupQueryAttention` writes into a cache that has room for what comes.
+    InPlace,
+    /// The past goes in and comes out with the new positions behind it.
+    Concatenated {
+        /// Whether rows of unlike length can share a run, with a gap between the shorter one's
+        /// past and its new positions.
+        ragged: bool,
+    },
 }
 
 /// Where the graph comes from.
@@ -151,6 +165,19 @@ pub(crate) struct Names {
 }
 
 impl Names {
+    /// The names that everybody gives who does not write them down.
+    fn of_hugging_face() -> Self {
+        Self {
+            input_ids: "input_ids".to_owned(),
+            attention_mask: "attention_mask".to_owned(),
+            logits: "logits".to_owned(),
+            past_keys: "past_key_values.%d.key".to_owned(),
+            past_values: "past_key_values.%d.value".to_owned(),
+            present_keys: "present.%d.key".to_owned(),
+            present_values: "present.%d.value".to_owned(),
+        }
+    }
+
     pub(crate) fn past_key(&self, layer: usize) -> String {
         numbered(&self.past_keys, layer)
     }
@@ -194,34 +221,37 @@ impl AnyModel {
     ///
     /// # Errors
     /// [`ModelError`], the file in question named.
-    pub(crate) fn read(path: &Path, variant: Option<&str>) -> Result<Self, ModelError> {
-        if !path.join(genai::CONFIG_FILE).exists()
-            && path.join(huggingface::CONFIG_FILE).exists()
-            && let Some(encoder) = huggingface::read_encoder(path, variant)?
-        {
-            return Ok(Self::Encoder(Box::new(encoder)));
-        }
-        Model::read(path).map(|model| Self::Decoder(Box::new(model)))
-    }
-}
-
-impl Model {
-    /// Reads the decoder at `path`.
-    ///
-    /// # Errors
-    /// [`ModelError`], the file in question named.
-    pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn read(path: &Path, variant: Variant<'_>) -> Result<Self, ModelError> {
         if path.join(genai::CONFIG_FILE).exists() {
-            return genai::read(path);
+            return genai::read(path).map(|model| Self::Decoder(Box::new(model)));
+        }
+        if path.join(huggingface::CONFIG_FILE).exists() {
+            return huggingface::read(path, variant);
         }
         if gguf::is_at(path) {
-            return gguf::read(path);
+            return gguf::read(path).map(|model| Self::Decoder(Box::new(model)));
         }
         // A path that isn't there at all deserves the system's own words.
         std::fs::metadata(path)
             .map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
         Err(ModelError::UnknownLayout(path.to_owned()))
     }
+}
+
+/// Which of a folder's graphs is meant.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Variant<'a> {
+    /// This one.
+    Named(&'a str),
+    /// The one that suits the device best.
+    BestFor(Device),
+}
+
+/// Where a graph is to run, as far as it decides between variants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    Cpu,
+    Gpu,
 }
 
 /// Configuration files are small; whatever is larger than this is something else.

@@ -33,6 +33,11 @@ impl Client {
         whole(response).await
     }
 
+    /// Reads an answer that comes in parts; its status is a good one.
+    pub(super) async fn follow(&mut self, path: &str) -> Result<Response<Incoming>, Failure> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
     /// Posts JSON and reads a JSON answer.
     pub(super) async fn post(&mut self, path: &str, body: &Value) -> Result<Value, Failure> {
         whole(self.stream(path, body).await?).await

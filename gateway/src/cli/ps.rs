@@ -1,8 +1,9 @@
 //! `hearth ps`: `/api/ps` as a table with Ollama's columns and words.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 
 use super::client::Client;
@@ -15,19 +16,57 @@ pub(super) struct Arguments {
     /// Print the gateway's whole answer as JSON
     #[arg(long)]
     json: bool,
+    /// Go on, and show every change as it happens
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
 
+/// How long the times that are left may stand still.
+const REDRAW_EVERY: Duration = Duration::from_secs(1);
+/// Puts a terminal's cursor into the corner and clears what is below it.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
 pub(super) async fn ps(arguments: Arguments) -> Result<(), Failure> {
-    let answer = Client::new()?.get("/api/ps").await?;
     let prefix = arguments.model.unwrap_or_default();
+    if arguments.watch {
+        return watch(&prefix).await;
+    }
+    let answer = Client::new()?.get("/api/ps").await?;
     let text = if arguments.json {
         format!("{answer:#}\n")
     } else {
         table(&answer, &prefix, jiff::Timestamp::now())
     };
-    std::io::stdout()
-        .write_all(text.as_bytes())
+    print(&text)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
         .map_err(|error| Failure::new(Exit::Failed, format!("can't write: {error}")))
+}
+
+/// A terminal is redrawn with every change, and each second for the times that are left; whatever
+/// else reads it gets a table for every change.
+async fn watch(prefix: &str) -> Result<(), Failure> {
+    let mut client = Client::new()?;
+    let mut changes = client.follow("/api/events").await?.into_body();
+    let terminal = std::io::stdout().is_terminal();
+    loop {
+        let table = table(&client.get("/api/ps").await?, prefix, jiff::Timestamp::now());
+        print(&if terminal { format!("{CLEAR}{table}") } else { format!("{table}\n") })?;
+        loop {
+            match tokio::time::timeout(REDRAW_EVERY, changes.frame()).await {
+                Ok(Some(Ok(_change))) => break,
+                Ok(Some(Err(_)) | None) => {
+                    return Err(Failure::new(Exit::Unreachable, "the gateway has ended"));
+                }
+                Err(_elapsed) if terminal => break,
+                Err(_elapsed) => {}
+            }
+        }
+    }
 }
 
 const COLUMNS: [&str; 6] = ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"];

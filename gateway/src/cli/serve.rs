@@ -5,6 +5,7 @@
 
 mod home;
 mod limits;
+mod reload;
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -23,7 +24,8 @@ use super::{Exit, Failure};
 use crate::app::App;
 use crate::catalog::Catalog;
 use crate::config::{self, Config, KEYS, MODEL_KEYS};
-use crate::fleet::{Fleet, FleetTask, Rules, WorkerSettings};
+use crate::fleet::scheduler::Budget;
+use crate::fleet::{Fleet, FleetTask, Rules, Settings, WorkerSettings};
 use crate::guard::Guard;
 use crate::metrics;
 use crate::server::{self, Room, Shutdown};
@@ -33,6 +35,9 @@ use crate::server::{self, Room, Shutdown};
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often histograms are tidied up: they keep every sample until then or until a scrape.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Where it is kept what models took, below the home.
+const RECORDS: &str = "memory.json";
 
 /// Every key, for `--help`.
 pub(super) fn settings_help() -> String {
@@ -53,7 +58,8 @@ pub(super) fn settings_help() -> String {
         help.push_str(&format!("  {:<26} {}\n", key.name, key.help));
     }
     help.push_str(
-        "\nSIGTERM or Ctrl-C lets requests finish for drain_timeout; a second one ends at once.",
+        "\nhearth.toml is read anew when it changes, and on SIGHUP.\n\
+         SIGTERM or Ctrl-C lets requests finish for drain_timeout; a second one ends at once.",
     );
     help
 }
@@ -108,12 +114,13 @@ async fn run(config: Config) -> Result<(), Failure> {
     warn_of_what_is_missing(&config, &app).await;
     announce(address)?;
     let (order, shutdown) = watch::channel(None);
-    let serving = server::run(app, listener, config.max_connections, shutdown);
+    let serving = server::run(Arc::clone(&app), listener, config.max_connections, shutdown);
     let both = async { tokio::join!(serving, fleet_task.run()) };
     tokio::select! {
         ((), ()) = both => {}
         result = drain_when_told(signals, &config, &fleet, &order) => result?,
         never = keep_up(&metrics) => match never {},
+        never = after_the_start(&app, &config) => match never {},
     }
     drop(home);
     Ok(())
@@ -160,14 +167,26 @@ fn allowed_hosts(config: &Config) -> Vec<String> {
     config.allowed_hosts.iter().chain([&config.host.host]).cloned().collect()
 }
 
-fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failure> {
+/// What of the configuration the fleet follows, and may be told anew.
+fn fleet_settings(config: &Config) -> Settings {
     let rules = Rules {
         queue_max: config.max_queue,
         queue_timeout: config.queue_timeout,
         load_stall_timeout: config.load_timeout,
         hang_timeout: config.hang_timeout,
         grace_period: config.grace_period,
+        budget: Budget {
+            memory: config.memory,
+            device: config.device_memory,
+            models: config.max_models.map(Into::into),
+        },
+        swap_after: config.swap_after,
     };
+    Settings { rules, models: config.models.clone() }
+}
+
+fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failure> {
+    let Settings { rules, models } = fleet_settings(config);
     // Links are followed here, because ONNX Runtime looks for its providers beside itself.
     let library = config.runtime_library.canonicalize();
     let library = library.unwrap_or_else(|_missing| config.runtime_library.clone());
@@ -176,7 +195,8 @@ fn start_fleet(config: &Config, home: &Home) -> Result<(Fleet, FleetTask), Failu
         environment: config.worker_environment.clone(),
         run_dir: home.run_dir().to_owned(),
         runtime_library: library,
-        models: config.models.clone(),
+        models,
+        records: config.home.join(RECORDS),
     };
     Fleet::new(rules, workers).map_err(|error| Failure::new(Exit::Failed, error))
 }
@@ -227,6 +247,32 @@ async fn drain_when_told(
     signals.next().await;
     // Workers die with us: nothing has to be waited for.
     Err(Failure::new(Exit::Interrupted, "ended at once, as told a second time"))
+}
+
+/// Loads what shall be there from the start, and then heeds what changes.
+async fn after_the_start(app: &App, config: &Config) -> Infallible {
+    let up_to_date = reload::keep_up_to_date(app, config.clone());
+    let (never, _loaded) = tokio::join!(up_to_date, preload(app, config));
+    never
+}
+
+/// One that can't be loaded is logged; it will be tried again by whoever asks for it.
+async fn preload(app: &App, config: &Config) {
+    let wanted = config.models.by_name.iter().filter(|(_, settings)| settings.preload);
+    let loads = wanted.map(|(name, _)| async move {
+        match app.catalog.find(name).await {
+            Ok(Some(model)) => {
+                if let Err(refusal) = app.fleet.warm(&model, None).await {
+                    tracing::error!(model = %name, "can't be preloaded: {refusal}");
+                }
+            }
+            Ok(None) => {
+                tracing::error!(model = %name, "can't be preloaded: there is no such model")
+            }
+            Err(error) => tracing::error!(model = %name, "can't be preloaded: {error}"),
+        }
+    });
+    futures_util::future::join_all(loads).await;
 }
 
 /// Without it, a gateway that nobody scrapes would keep every sample for ever.

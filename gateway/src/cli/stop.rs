@@ -1,4 +1,4 @@
-//! `hearth stop MODEL`: asks for what Ollama's own command asks for.
+//! `hearth stop MODEL`: unloads it, and returns when its memory is back.
 
 use serde_json::json;
 
@@ -9,10 +9,13 @@ use super::client::Client;
 pub(super) struct Arguments {
     /// The model to unload; requests in flight finish first
     model: String,
+    /// Do not wait for requests in flight: end them
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) async fn stop(arguments: Arguments) -> Result<(), Failure> {
-    let body = json!({ "model": arguments.model, "prompt": "", "keep_alive": 0 });
-    Client::new()?.post("/api/generate", &body).await?;
+    let body = json!({ "model": arguments.model, "force": arguments.force, "wait": true });
+    Client::new()?.post("/api/unload", &body).await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{ConfigError, Environment};
+use super::{ConfigError, Environment, size};
 use crate::keep_alive::{KeepAliveError, parse_duration};
 
 /// What sort of value a key has.
@@ -38,7 +38,7 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 const LIKENESS_MIN: f64 = 0.5;
 
 /// Every key.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 27] = [
     key("host", Kind::Text, "address to listen on [127.0.0.1:11434]"),
     key("api_key", Kind::Text, "what clients must send as bearer token [none]"),
     key("allowed_hosts", Kind::List, "further host names clients may use [none]"),
@@ -52,6 +52,14 @@ pub const KEYS: [Key; 23] = [
     key("threads", Kind::Number, "threads per forward pass [all cores]"),
     key("slots", Kind::Number, "requests a model serves at once [the worker's choice]"),
     key("context_length", Kind::Number, "most tokens in a sequence [what the model says]"),
+    key(
+        "memory",
+        Kind::Text,
+        "RAM for all models together: 8GiB, or 75% [what there is, less a tenth]",
+    ),
+    key("device_memory", Kind::Text, "devices' memory for all models together: 8GiB [no limit]"),
+    key("max_models", Kind::Number, "models loaded at once [no limit]"),
+    key("swap_after", Kind::Text, "how long a model waits for room before busy ones yield [10s]"),
     key("max_queue", Kind::Number, "requests that may wait per model [512]"),
     key("queue_timeout", Kind::Text, "how long a request may wait for a model [10m]"),
     key("load_timeout", Kind::Text, "how long a load may go without progress [5m]"),
@@ -131,6 +139,20 @@ impl Values {
             Some(toml::Value::Boolean(on)) => Ok(*on),
             Some(other) => Err(self.wrong(key, "true or false", other)),
         }
+    }
+
+    /// A number of bytes, or a part of `whole`.
+    pub(super) fn bytes(
+        &self,
+        key: &'static str,
+        whole: Option<u64>,
+    ) -> Result<Option<u64>, ConfigError> {
+        let Some(text) = self.text_or_number(key)? else { return Ok(None) };
+        let bytes = size::parse(&text, whole).ok_or_else(|| {
+            let form = if whole.is_some() { "8GiB, 500MB or 75%" } else { "8GiB or 500MB" };
+            self.error(key, format!("`{text}` is no size; write {form}"))
+        })?;
+        Ok(Some(bytes))
     }
 
     /// One of a few words.

@@ -33,6 +33,9 @@ fn without_anything_the_defaults_hold() {
     );
     assert_eq!((models.threads, models.slots, models.context_length), (None, None, None));
     assert!(config.models.by_name.is_empty());
+    assert_eq!(config.memory, crate::fleet::memory::default_budget());
+    assert_eq!((config.device_memory, config.max_models), (None, None));
+    assert_eq!(config.swap_after, Duration::from_secs(10));
     assert_eq!((config.max_queue, config.max_connections), (512, 1024));
     let seconds = [
         config.queue_timeout,
@@ -65,6 +68,10 @@ fn observed(name: &str, config: &Config) -> String {
         "threads" => format!("{:?}", models.threads),
         "slots" => format!("{:?}", models.slots),
         "context_length" => format!("{:?}", models.context_length),
+        "memory" => format!("{:?}", config.memory),
+        "device_memory" => format!("{:?}", config.device_memory),
+        "max_models" => format!("{:?}", config.max_models),
+        "swap_after" => config.swap_after.as_secs().to_string(),
         "max_queue" => config.max_queue.to_string(),
         "queue_timeout" => config.queue_timeout.as_secs().to_string(),
         "load_timeout" => config.load_timeout.as_secs().to_string(),
@@ -86,7 +93,8 @@ fn every_key_is_read_from_the_file_and_overridden_by_its_variable() {
         "allowed_hosts" => ("[\"a\", \"b:1\"]", "a+b", "C, d", "c+d"),
         "allowed_origins" => ("[\"http://a/\"]", "http://a", "x://c, x://d", "x://c+x://d"),
         "execution_provider" => ("\"cpu\"", "cpu", "cuda", "cuda"),
-        "threads" | "slots" | "context_length" => ("3", "Some(3)", "4", "Some(4)"),
+        "memory" | "device_memory" => ("\"3KiB\"", "Some(3072)", "4", "Some(4)"),
+        "threads" | "slots" | "context_length" | "max_models" => ("3", "Some(3)", "4", "Some(4)"),
         "max_queue" | "max_connections" => ("3", "3", "4", "4"),
         "keep_alive" => ("\"1m\"", "60", "-1", "-1"),
         "keep_alive_min" | "keep_alive_max" => ("60", "Some(60.0)", "2m", "Some(120.0)"),
@@ -132,6 +140,7 @@ fn what_is_wrong_is_named_with_its_key_and_variable() {
 fn a_value_that_makes_no_sense_is_named_with_what_would() {
     for (variable, value, expected) in [
         ("SLOTS", "0", "must be a whole number from 1 to 256, not 0"),
+        ("DEVICE_MEMORY", "50%", "`50%` is no size; write 8GiB or 500MB"),
         ("SLOTS", "257", "must be a whole number from 1 to 256, not 257"),
         ("MAX_QUEUE", "-1", "must be a whole number at least 1, not -1"),
         ("MAX_QUEUE", "0", "must be a whole number at least 1, not 0"),

@@ -75,6 +75,9 @@ impl ApiError {
             Self::Lost(Loss::WorkerGone) => {
                 Row::new(StatusCode::BAD_GATEWAY, "worker_exited", Outcome::Failed)
             }
+            Self::Lost(Loss::Unloaded) => {
+                Row::refused(StatusCode::SERVICE_UNAVAILABLE, "model_unloaded", SOON)
+            }
             Self::Lost(Loss::TooSlow) => {
                 Row::new(StatusCode::BAD_GATEWAY, "client_too_slow", Outcome::Cancelled)
             }
@@ -95,6 +98,10 @@ fn of_refusal(refusal: &Refusal) -> Row<'static> {
             let retry_after = Some(*retry_after);
             Row::refused(StatusCode::SERVICE_UNAVAILABLE, "model_backing_off", retry_after)
         }
+        Refusal::NoRoom(_) => {
+            Row::refused(StatusCode::SERVICE_UNAVAILABLE, "insufficient_memory", None)
+        }
+        Refusal::Unloaded => Row::refused(StatusCode::SERVICE_UNAVAILABLE, "model_unloaded", SOON),
         Refusal::Draining => Row::refused(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", SOON),
     }
 }

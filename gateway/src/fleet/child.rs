@@ -140,6 +140,17 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     }
 }
 
+/// The most memory of process `pid` that was in RAM at once, in bytes; `None` where nobody tells.
+pub(super) fn peak_resident_bytes(pid: u32) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    return linux::peak_resident_bytes(pid);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = pid;
+        None
+    }
+}
+
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests;

@@ -18,7 +18,7 @@ use tokio::sync::{OnceCell, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::child::{Child, Launch, Spawner};
-use super::link::{self, Expected, Inbox, InboxError, Link, Socket};
+use super::link::{self, Expected, Inbox, InboxError, Link, Loss, Socket};
 use super::scheduler::{Event, WorkerNews};
 use super::worker::{ProcessExit, WorkerFailure, WorkerId};
 
@@ -182,7 +182,7 @@ struct LinkCell(OnceCell<Link>);
 impl Drop for LinkCell {
     fn drop(&mut self) {
         if let Some(link) = self.0.get() {
-            link.close();
+            link.close(Loss::WorkerGone);
         }
     }
 }

@@ -10,6 +10,7 @@ mod owed;
 mod replies;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_shared::codec::{self, EncodeError};
@@ -65,6 +66,7 @@ struct Table {
     inner: Mutex<TableInner>,
     /// True once the scheduler has been told that the worker is gone.
     closed: watch::Sender<bool>,
+    tokens: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -169,6 +171,11 @@ impl Link {
     /// # Panics
     /// If the message is of no request.
     pub(super) fn deliver(&self, message: FromWorker) -> Result<(), Breach> {
+        if let FromWorker::Step(step) = &message {
+            let tokens = step.iter().map(|news| u64::from(news.tokens)).sum();
+            self.table.tokens.fetch_add(tokens, Ordering::Relaxed);
+            crate::metrics::stepped(step.len());
+        }
         for (id, reply) in Reply::all_of(message) {
             self.deliver_one(id, reply)?;
         }
@@ -197,8 +204,13 @@ impl Link {
         Ok(())
     }
 
-    /// Ends every request: the worker is gone, and the scheduler has been told so before.
-    pub(super) fn close(&self) {
+    /// How many tokens its worker has generated.
+    pub(super) fn tokens(&self) -> u64 {
+        self.table.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Ends every request: the worker is gone or going, and the scheduler has known it before.
+    pub(super) fn close(&self, why: Loss) {
         let routes = {
             let mut table = self.table.lock();
             table.closed = true;
@@ -206,7 +218,7 @@ impl Link {
         };
         for route in routes.values() {
             // Only an overrun sets another reason, and it takes its route out.
-            let _ = route.loss.set(Loss::WorkerGone);
+            let _ = route.loss.set(why);
         }
         self.table.closed.send_replace(true);
     }

@@ -8,8 +8,12 @@
 mod event;
 mod effect;
 mod model;
+mod news;
+mod departure;
 mod failure;
 mod queue;
+mod room;
+mod eviction;
 mod view;
 
 use std::collections::BTreeMap;
@@ -20,9 +24,10 @@ use hearth_shared::ids::ModelName;
 use tokio::time::Instant;
 
 pub use self::effect::{Effect, Refusal};
-pub use self::event::{Event, Profile, Wants, WorkerNews};
+pub use self::event::{Event, Profile, Unloading, Wants, WorkerNews};
 use self::model::Model;
-pub use self::view::{ModelView, NextView, PhaseView};
+pub use self::room::{Budget, Need, NoRoom, Resource};
+pub use self::view::{ModelView, NextView, PhaseView, WAITING};
 use super::worker::{TicketId, WorkerId, WorkerState};
 
 /// The durations and limits that the decisions follow.
@@ -38,6 +43,11 @@ pub struct Rules {
     pub hang_timeout: Duration,
     /// From TERM to KILL.
     pub grace_period: Duration,
+    /// What all workers together may take.
+    pub budget: Budget,
+    /// How long a model waits for room before busy ones have to make it; so long each of them has
+    /// at least.
+    pub swap_after: Duration,
 }
 
 /// Every model that was ever asked for, and what its worker does.
@@ -47,69 +57,49 @@ pub struct Scheduler {
     models: BTreeMap<ModelName, Model>,
     workers_started: u64,
     draining_until: Option<Instant>,
+    /// When time alone may make room for somebody.
+    room_check_at: Option<Instant>,
 }
 
 impl Scheduler {
     /// A fleet without workers.
     #[must_use]
     pub fn new(rules: Rules) -> Self {
-        Self { rules, models: BTreeMap::new(), workers_started: 0, draining_until: None }
+        Self {
+            rules,
+            models: BTreeMap::new(),
+            workers_started: 0,
+            draining_until: None,
+            room_check_at: None,
+        }
     }
 
     /// Decides. Effects are to be carried out in their order.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        if let Event::Drain { until } = &event {
+            // A second order may only bring the end nearer.
+            let until = self.draining_until.map_or(*until, |before| before.min(*until));
+            self.draining_until = Some(until);
+        }
+        let Self { rules, models, workers_started, draining_until, .. } = self;
+        let draining = *draining_until;
         let mut step = Step {
-            rules: &self.rules,
+            rules,
             now,
-            draining: self.draining_until.is_some(),
-            workers_started: &mut self.workers_started,
+            draining: draining.is_some(),
+            others_idle: false,
+            workers_started,
             effects: Vec::new(),
         };
-        match event {
-            Event::Acquire { model, ticket, keep_alive, profile, wants } => {
-                let entry = self
-                    .models
-                    .entry(model.clone())
-                    .or_insert_with(|| Model::new(model, Arc::clone(&profile)));
-                entry.acquire((ticket, wants), keep_alive, profile, &mut step);
-            }
-            Event::Leave { model, ticket } => {
-                if let Some(entry) = self.models.get_mut(&model) {
-                    entry.leave(ticket, &mut step);
-                }
-            }
-            Event::Unload { model } => {
-                if let Some(entry) = self.models.get_mut(&model) {
-                    entry.unload(&mut step);
-                }
-            }
-            Event::Drain { until } => {
-                // A second order may only bring the end nearer.
-                let until = self.draining_until.map_or(until, |before| before.min(until));
-                self.draining_until = Some(until);
-                step.draining = true;
-                self.models.values_mut().for_each(|entry| entry.drain(until, &mut step));
-            }
-            Event::Tick => {
-                let drain_over = self.draining_until.filter(|until| *until <= now);
-                for entry in self.models.values_mut() {
-                    entry.tick(&mut step);
-                    if let Some(until) = drain_over {
-                        entry.drain(until, &mut step);
-                    }
-                }
-            }
-            Event::Worker { model, worker, news } => {
-                let entry = self.models.get_mut(&model);
-                let own = |entry: &&mut Model| {
-                    entry.state().and_then(WorkerState::worker) == Some(worker)
-                };
-                if let Some(entry) = entry.filter(own) {
-                    entry.hear(news, &mut step);
-                }
-            }
-        }
+        dispatch(models, event, draining, &mut step);
+        self.room_check_at =
+            if step.draining { None } else { eviction::make_room(models, &mut step) };
         step.effects
+    }
+
+    /// Follows other rules from now on.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
     }
 
     /// When [`Event::Tick`] is due next; `None` is never.
@@ -121,7 +111,7 @@ impl Scheduler {
         let of_drain = self.draining_until.filter(|_| {
             self.models.values().any(|m| matches!(m.state(), Some(WorkerState::Busy { .. })))
         });
-        of_models.chain(of_drain).min()
+        of_models.chain(of_drain).chain(self.room_check_at).min()
     }
 
     /// Whether no worker process is left.
@@ -134,6 +124,67 @@ impl Scheduler {
     pub fn view(&self) -> impl Iterator<Item = ModelView> {
         self.models.values().map(ModelView::of)
     }
+
+    /// What all workers together may take.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.rules.budget
+    }
+}
+
+/// Hands an event to the model that it is of, or to all.
+fn dispatch(
+    models: &mut BTreeMap<ModelName, Model>,
+    event: Event,
+    draining_until: Option<Instant>,
+    step: &mut Step<'_>,
+) {
+    match event {
+        Event::Acquire { model, ticket, keep_alive, profile, wants } => {
+            let entry = models
+                .entry(model.clone())
+                .or_insert_with(|| Model::new(model, Arc::clone(&profile), step.now));
+            entry.acquire((ticket, wants), keep_alive, profile, step);
+        }
+        Event::Leave { model, ticket } => {
+            if let Some(entry) = models.get_mut(&model) {
+                entry.leave(ticket, step);
+            }
+        }
+        Event::Unload { model, when } => {
+            if let Some(entry) = models.get_mut(&model) {
+                entry.unload(when, step);
+            }
+        }
+        Event::Revise { model, profile } => {
+            if let Some(entry) = models.get_mut(&model) {
+                entry.revise(profile, step);
+            }
+        }
+        Event::Drain { until } => {
+            let until = draining_until.unwrap_or(until);
+            models.values_mut().for_each(|entry| entry.drain(until, step));
+        }
+        Event::Tick => {
+            let drain_over = draining_until.filter(|until| *until <= step.now);
+            for entry in models.values_mut() {
+                entry.tick(step);
+                if let Some(until) = drain_over {
+                    entry.drain(until, step);
+                }
+            }
+        }
+        Event::Worker { model, worker, news } => {
+            step.others_idle =
+                models.values().any(|other| *other.name() != model && other.may_be_evicted());
+            let entry = models.get_mut(&model);
+            let own =
+                |entry: &&mut Model| entry.state().and_then(WorkerState::worker) == Some(worker);
+            if let Some(entry) = entry.filter(own) {
+                entry.hear(news, step);
+            }
+        }
+    }
 }
 
 /// What one call of [`Scheduler::handle`] hands to the model concerned.
@@ -141,6 +192,8 @@ struct Step<'a> {
     rules: &'a Rules,
     now: Instant,
     draining: bool,
+    /// Whether stopping others would give back memory.
+    others_idle: bool,
     workers_started: &'a mut u64,
     effects: Vec<Effect>,
 }
@@ -159,4 +212,4 @@ impl Step<'_> {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod machine;
+mod simulation;

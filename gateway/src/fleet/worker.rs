@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use hearth_shared::exit_code::WorkerExit;
-use hearth_shared::protocol::{LoadFailure, LoadStage};
+use hearth_shared::protocol::{LoadFailure, LoadFailureKind, LoadStage};
 use tokio::time::Instant;
 
 /// One worker process, never used twice in a gateway's life.
@@ -140,6 +140,10 @@ pub enum StopReason {
     Expired,
     /// Somebody asked for it.
     Unloaded,
+    /// Another model needed its room.
+    Evicted(EvictionCause),
+    /// Its model's files or settings are not those that it was loaded with.
+    Replaced,
     /// The gateway is shutting down.
     Drained,
     /// It failed; what is left of it has to go.
@@ -153,8 +157,39 @@ impl StopReason {
         match self {
             Self::Expired => "expired",
             Self::Unloaded => "unloaded",
+            Self::Evicted(_) => "evicted",
+            Self::Replaced => "replaced",
             Self::Drained => "drained",
             Self::Failed(failure) => failure.label(),
+        }
+    }
+}
+
+/// What there was too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvictionCause {
+    /// Memory, for another model.
+    Memory,
+    /// Device memory, for another model.
+    Device,
+    /// More models than may be loaded at once.
+    Count,
+    /// Another model's load ran out of memory, whatever had been reckoned.
+    LoadFailed,
+    /// Workers took more than they had been let in for.
+    Growth,
+}
+
+impl EvictionCause {
+    /// The label in metrics and logs.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Device => "device_memory",
+            Self::Count => "max_models",
+            Self::LoadFailed => "load_out_of_memory",
+            Self::Growth => "growth",
         }
     }
 }
@@ -166,6 +201,8 @@ pub enum ProcessExit {
     Code(i32),
     /// By a signal, with its number.
     Signal(i32),
+    /// The system killed it because memory had run out.
+    OutOfMemory,
     /// Nobody knows: waiting for it failed.
     Unknown,
 }
@@ -177,7 +214,7 @@ impl fmt::Display for ProcessExit {
                 Some(exit) => write!(f, "exit code {code}: it {}", exit.describe()),
                 None => write!(f, "exit code {code}"),
             },
-            Self::Signal(9) => f.write_str("signal 9, SIGKILL; if nobody sent it, memory ran out"),
+            Self::OutOfMemory => f.write_str("the system killed it, because memory ran out"),
             Self::Signal(number) => write!(f, "signal {number}"),
             Self::Unknown => f.write_str("exit status unknown"),
         }
@@ -217,10 +254,22 @@ impl WorkerFailure {
         match self {
             Self::Spawn(_) => "spawn_failed",
             Self::Load(_) => "load_failed",
+            Self::ExitedDuringLoad(ProcessExit::OutOfMemory)
+            | Self::Crashed(ProcessExit::OutOfMemory) => "oom",
             Self::ExitedDuringLoad(_) | Self::Crashed(_) => "crashed",
             Self::LoadStalled(_) => "load_stalled",
             Self::Hung(_) => "hung",
             Self::Protocol(_) => "protocol",
+        }
+    }
+
+    /// Whether there was too little memory.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Load(failure) => failure.kind == LoadFailureKind::OutOfMemory,
+            Self::ExitedDuringLoad(exit) | Self::Crashed(exit) => *exit == ProcessExit::OutOfMemory,
+            Self::Spawn(_) | Self::LoadStalled(_) | Self::Hung(_) | Self::Protocol(_) => false,
         }
     }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use hearth_shared::protocol::ExecutionProvider;
 use hyper::Response;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Details, date};
+use super::Details;
 use crate::app::App;
-use crate::fleet::scheduler::NextView;
+use crate::fleet::scheduler::{NextView, WAITING};
 use crate::fleet::status::{ModelStatus, Snapshot};
 use crate::http;
 use crate::stream::Body;
@@ -25,6 +26,28 @@ struct Ps<'a> {
     models: Vec<Process<'a>>,
     /// Models without a process whose last worker failed.
     failed: Vec<FailedModel>,
+    /// Models without a process that somebody waits for, because there is no room.
+    waiting: Vec<WaitingModel>,
+    memory: Memory,
+}
+
+#[derive(Serialize)]
+struct WaitingModel {
+    name: String,
+    queued: usize,
+}
+
+/// Bytes, of all workers together; null is no limit.
+#[derive(Serialize)]
+struct Memory {
+    budget: Option<u64>,
+    /// What workers take or were promised, leaving ones included.
+    held: u64,
+    /// Of it, what is on its way back.
+    reclaiming: u64,
+    device_budget: Option<u64>,
+    device_held: u64,
+    models_max: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -51,6 +74,15 @@ struct Process<'a> {
     load_progress: Option<LoadProgress>,
     restarts: u64,
     last_error: Option<String>,
+    pinned: bool,
+    /// What it counts for in the budget.
+    size_held: u64,
+    size_device: Option<u64>,
+    tokens_per_second: f64,
+    /// Why it goes, now or once its requests are done; null if it does not.
+    leaving: Option<&'static str>,
+    /// Whether its memory is on its way back and not back yet.
+    reclaiming: bool,
 }
 
 #[derive(Serialize)]
@@ -73,6 +105,17 @@ pub fn list(app: &App) -> Response<Body> {
     http::json(&describe(&snapshot, Instant::now(), jiff::Timestamp::now()))
 }
 
+/// The same for those who are told of changes.
+pub(crate) fn as_json(snapshot: &Snapshot) -> Value {
+    serde_json::to_value(describe(snapshot, Instant::now(), jiff::Timestamp::now()))
+        .expect("our own values are JSON")
+}
+
+/// As every date of this dialect.
+pub(crate) fn date(at: jiff::Timestamp) -> String {
+    super::date(at)
+}
+
 fn describe(snapshot: &Snapshot, now: Instant, wall: jiff::Timestamp) -> Ps<'_> {
     let mut live: Vec<(Duration, Process<'_>)> = snapshot
         .models
@@ -84,6 +127,25 @@ fn describe(snapshot: &Snapshot, now: Instant, wall: jiff::Timestamp) -> Ps<'_> 
     Ps {
         models: live.into_iter().map(|(_, process)| process).collect(),
         failed: snapshot.models.iter().filter_map(|status| failed(status, now, wall)).collect(),
+        waiting: snapshot.models.iter().filter_map(waiting).collect(),
+        memory: memory(snapshot),
+    }
+}
+
+fn waiting(status: &ModelStatus) -> Option<WaitingModel> {
+    let name = status.view.name.with_tag();
+    (status.word() == WAITING).then_some(WaitingModel { name, queued: status.view.queued })
+}
+
+fn memory(snapshot: &Snapshot) -> Memory {
+    let (held, reclaiming) = snapshot.held();
+    Memory {
+        budget: snapshot.budget.memory,
+        held: held.memory,
+        reclaiming: reclaiming.memory,
+        device_budget: snapshot.budget.device,
+        device_held: held.device,
+        models_max: snapshot.budget.models,
     }
 }
 
@@ -98,10 +160,11 @@ fn process<'a>(
     let resident = status.resident_bytes();
     let provider = card.map(|card| card.execution_provider);
     let (size, size_vram) = match provider {
-        // Weights are the least that a device holds; nobody has measured the rest. The process's
+        // Weights are the least that a device holds, where nobody has measured it. The process's
         // RAM, which is something else, is in `size_resident`; clients divide these two.
         Some(ExecutionProvider::Cuda | ExecutionProvider::DirectMl) => {
-            (status.model.size_bytes, status.model.size_bytes)
+            let device = card.and_then(|card| card.device_bytes).unwrap_or(status.model.size_bytes);
+            (device, device)
         }
         Some(ExecutionProvider::Cpu | ExecutionProvider::Auto) | None => {
             (resident.unwrap_or(status.model.size_bytes), 0)
@@ -116,7 +179,7 @@ fn process<'a>(
         expires_at: date(later(wall, leaves_in)),
         size_vram,
         context_length: card.map_or(0, |card| card.context_length),
-        state: phase.map_or("stopped", |phase| phase.word),
+        state: status.word(),
         pid: status.worker.pid,
         in_flight: phase.map_or(0, |phase| phase.in_flight),
         queued: status.view.queued,
@@ -130,6 +193,12 @@ fn process<'a>(
             .map(|(stage, fraction)| LoadProgress { stage: stage.as_str(), fraction }),
         restarts: status.view.restarts,
         last_error: status.view.last_failure.as_ref().map(ToString::to_string),
+        pinned: status.view.pinned,
+        size_held: status.view.holds.map_or(0, |need| need.memory),
+        size_device: card.and_then(|card| card.device_bytes),
+        tokens_per_second: status.worker.tokens_per_second,
+        leaving: phase.and_then(|phase| phase.leaving),
+        reclaiming: status.is_reclaiming(),
     };
     (leaves_in, process)
 }
@@ -177,12 +246,21 @@ mod tests {
         ModelStatus {
             view: ModelView {
                 name: name.clone(),
-                phase: Some(PhaseView { word, worker, in_flight: 1, progress: None, next }),
+                phase: Some(PhaseView {
+                    word,
+                    worker,
+                    in_flight: 1,
+                    progress: None,
+                    next,
+                    leaving: None,
+                }),
                 queued: 2,
                 keep_alive: KeepAlive::For(Duration::from_secs(10)),
                 restarts: 0,
                 last_failure: (word == "failed")
                     .then(|| crate::fleet::worker::WorkerFailure::Hung(Duration::from_secs(5))),
+                pinned: false,
+                holds: None,
             },
             model: Arc::new(Model {
                 name,
@@ -199,7 +277,7 @@ mod tests {
                     quantization_level: String::new(),
                 },
             }),
-            worker: WorkerFacts { pid: None, card: None, loaded_at: None },
+            worker: WorkerFacts::default(),
         }
     }
 
@@ -208,7 +286,7 @@ mod tests {
         let now = Instant::now();
         let wall = jiff::Timestamp::UNIX_EPOCH;
         let busy = status("m", NextView::After(KeepAlive::For(Duration::from_secs(10))), "busy");
-        let snapshot = Snapshot { models: vec![busy], draining: false };
+        let snapshot = Snapshot { models: vec![busy], ..Snapshot::default() };
         let value = to_value(describe(&snapshot, now, wall)).unwrap();
         let entry = value["models"][0].as_object().unwrap();
         let keys: Vec<&str> = entry.keys().map(String::as_str).take(8).collect();
@@ -241,7 +319,7 @@ mod tests {
             status("c", at(50), "idle"),
             status("d", NextView::Retry(None), "failed"),
         ];
-        let snapshot = Snapshot { models, draining: false };
+        let snapshot = Snapshot { models, ..Snapshot::default() };
         let value = to_value(describe(&snapshot, now, jiff::Timestamp::UNIX_EPOCH)).unwrap();
         let names: Vec<_> =
             value["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();

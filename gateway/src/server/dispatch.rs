@@ -13,7 +13,7 @@ use crate::error::ApiError;
 use crate::guard::cors;
 use crate::route::{self, Dialect, Route};
 use crate::stream::Body;
-use crate::{http, metrics, ollama, openai};
+use crate::{control, http, metrics, ollama, openai};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 64;
@@ -86,6 +86,9 @@ async fn serve(
         Route::Version => Ok(ollama::version()),
         Route::Tags => ollama::tags::list(app).await,
         Route::Ps => Ok(ollama::ps::list(app)),
+        Route::Events => Ok(control::events::stream(app)),
+        Route::Load => control::load(app, body::read(&app.room, incoming).await?).await,
+        Route::Unload => control::unload(app, body::read(&app.room, incoming).await?).await,
         Route::Metrics => Ok(render_metrics(app)),
         Route::Health => Ok(http::text("text/plain; charset=utf-8", "ok\n")),
         Route::Ready => Ok(if app.fleet.snapshot().draining {

@@ -5,6 +5,8 @@
 mod streaming;
 mod lifecycle;
 mod settings;
+mod control;
+mod room;
 mod failures;
 mod shutdown;
 mod door;

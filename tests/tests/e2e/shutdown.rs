@@ -177,3 +177,50 @@ async fn a_log_that_nobody_reads_any_more_does_not_stop_it() {
     let (status, _log) = gateway.ended().await;
     assert_eq!(status.code(), Some(0));
 }
+
+/// Fifty gateways with three models each, killed at a moment that moves from the first spawn on.
+#[tokio::test]
+async fn a_gateway_killed_at_any_moment_leaves_nobody_a_second_later() {
+    for round in 0..50_u64 {
+        let home = home().with_fake_model("n").with_fake_model("o");
+        let mut gateway = home.start_fake(&[], &[]).await;
+        let asking = ["m", "n", "o"].map(|model| gateway.chat(model, json!({"stream": true})));
+        let moment = std::time::Duration::from_millis(round);
+        // Whether they are answered by then is all the same.
+        let asking = futures_util::future::join_all(asking);
+        drop(tokio::time::timeout(moment, asking).await);
+        gateway.signal(Signal::SIGKILL);
+        let killed = std::time::Instant::now();
+        gateway.child.wait().await.unwrap();
+        while let Some(left) = process_of(gateway.home()) {
+            let late = killed.elapsed();
+            assert!(late < std::time::Duration::from_secs(1), "round {round}: {left} is alive");
+            tokio::task::yield_now().await;
+        }
+        if round == 0 {
+            let again = gateway.command(&["serve"]).env("HEARTH_HOST", "127.0.0.1:0").spawn();
+            let run = gateway.home().join("run");
+            hearth_tests::patiently("the next one to clean up", async {
+                while sockets_in(&run) > 0 {}
+            })
+            .await;
+            drop(again);
+        }
+    }
+}
+
+fn sockets_in(run: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(run).unwrap().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "sock")).count()
+}
+
+/// A process that was started with something of this home, by its command line.
+fn process_of(home: &std::path::Path) -> Option<String> {
+    let home = home.to_str().unwrap();
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        entry.file_name().to_str()?.parse::<u32>().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains(home).then_some(line)
+    })
+}

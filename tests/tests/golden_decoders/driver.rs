@@ -10,12 +10,13 @@ use hearth_worker::{Engine, Loaded, Preparer};
 
 use crate::golden::Case;
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) ids: Vec<u32>,
     pub(crate) text: String,
     pub(crate) finish: Option<FinishReason>,
     pub(crate) counts: (u32, u32),
+    pub(crate) cached: u32,
     pub(crate) logprobs: Vec<TokenLogprob>,
     pub(crate) failure: Option<RequestFailure>,
 }
@@ -72,7 +73,7 @@ impl Driver {
         if let Some(finish) = news.finish {
             answer.finish = Some(finish.reason);
             assert_eq!(finish.completion_tokens, answer.counts.1);
-            assert_eq!(finish.cached_tokens, 0);
+            answer.cached = finish.cached_tokens;
             answer.counts.0 = finish.prompt_tokens;
         }
     }

@@ -55,12 +55,20 @@ impl Case {
     }
 }
 
+/// What stands behind a colon is a variant, as in a model's name.
+fn variant(name: &str) -> Option<&str> {
+    name.split_once(':').map(|(_, variant)| variant)
+}
+
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+    let folder = name.split(':').next().unwrap();
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder)
 }
 
 pub(crate) fn golden(name: &str) -> Golden {
-    let path = fixture(name).join("golden.json");
+    let own = variant(name).map(|variant| fixture(name).join(format!("golden_{variant}.json")));
+    let own = own.filter(|path| path.exists());
+    let path = own.unwrap_or_else(|| fixture(name).join("golden.json"));
     let text = std::fs::read_to_string(&path).unwrap();
     serde_json::from_str(&text).unwrap()
 }
@@ -79,5 +87,6 @@ pub(crate) fn spec(model: &Path) -> LoadSpec {
 }
 
 pub(crate) fn load_fixture(name: &str) -> Loaded {
-    load(&spec(&fixture(name)), |_stage, _fraction| {}).unwrap()
+    let variant = variant(name).map(str::to_owned);
+    load(&LoadSpec { variant, ..spec(&fixture(name)) }, |_stage, _fraction| {}).unwrap()
 }

@@ -1,16 +1,22 @@
 //! One forward pass: token ids in, logits out, the cache a step further.
 //!
-//! Two kinds of runs exist, because `GroupQueryAttention` refuses a batch of longer inputs that
-//! have a past: a decode step gives every running slot one token; a prefill gives one slot several.
+//! Three kinds of runs exist, because `GroupQueryAttention` refuses a batch of longer inputs that
+//! have a past: a decode step gives every running slot one token; a prefill gives one slot several;
+//! and several slots without a past get their first tokens together. Graphs whose cache grows by
+//! concatenation keep to the first two.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use half::f16;
 use ort::session::Session;
 use ort::value::TensorElementType;
 
+use super::extras::ExtraInputs;
+use super::kv_cache::concatenated::{Packed, Rows};
 use super::kv_cache::{KvCache, dimension};
-use super::slots::Move;
+use super::slots::Exchange;
+use crate::model::CacheKind;
 use crate::runtime::bound::{BindingId, BlockId, BoundSession, OutOfMemory, View, element_bytes};
 use crate::runtime::interface::{Interface, Logits};
 use crate::runtime::one_line;
@@ -39,12 +45,20 @@ pub(crate) struct Forward {
     cache: KvCache,
     input_ids: (String, BlockId),
     attention_mask: (String, BlockId),
+    extras: ExtraInputs,
     logits: (Logits, BlockId),
+    /// For graphs that do not write in place.
+    packed: Option<Packed>,
+    /// Whether rows of unlike length can share a run.
+    ragged: bool,
     /// How many positions each row of the last run's logits has.
     positions: usize,
     /// A row of logits that are not `f32` already.
     widened: Vec<f32>,
     chunk: usize,
+    /// Time in ONNX Runtime, of all runs and of the last one.
+    ran: Duration,
+    last_run: Duration,
     /// By first slot and count; each binds that part of the cache.
     bindings: HashMap<(usize, usize), BindingId>,
 }
@@ -57,8 +71,8 @@ impl Forward {
     pub(crate) fn new(
         session: Session,
         interface: Interface,
-        slots: usize,
-        context_length: usize,
+        kind: CacheKind,
+        (slots, context_length): (usize, usize),
     ) -> Result<Self, OutOfMemory> {
         let mut session = BoundSession::new(session);
         let logits = interface.logits;
@@ -73,8 +87,19 @@ impl Forward {
         let ids_block = session.add_block(int64, chunk.max(slots))?;
         let mask_block = session.add_block(int64, slots * context_length)?;
         let logits_block = session.add_block(logits.element, logits_rows * logits.vocabulary)?;
+        let extras = ExtraInputs::new(&mut session, interface.extras, chunk.max(slots))?;
+        let cache = KvCache::new(&mut session, interface.layers, slots, context_length)?;
+        let (packed, ragged) = match kind {
+            CacheKind::InPlace => (None, true),
+            CacheKind::Concatenated { ragged } => {
+                (Some(Packed::new(&mut session, &cache)?), ragged)
+            }
+        };
         Ok(Self {
-            cache: KvCache::new(&mut session, interface.layers, slots, context_length)?,
+            cache,
+            extras,
+            packed,
+            ragged,
             session,
             input_ids: (interface.input_ids, ids_block),
             attention_mask: (interface.attention_mask, mask_block),
@@ -82,6 +107,8 @@ impl Forward {
             widened: vec![0.0; logits.vocabulary],
             logits: (logits, logits_block),
             chunk,
+            ran: Duration::ZERO,
+            last_run: Duration::ZERO,
             bindings: HashMap::new(),
         })
     }
@@ -101,19 +128,65 @@ impl Forward {
         self.cache.slots()
     }
 
-    /// How many tokens a slot holds.
-    pub(crate) fn length(&self, slot: usize) -> usize {
-        self.cache.length(slot)
+    /// The tokens that a slot holds.
+    pub(crate) fn held(&self, slot: usize) -> &[u32] {
+        self.cache.held(slot)
     }
 
-    /// Forgets a slot's tokens.
-    pub(crate) fn clear(&mut self, slot: usize) {
-        self.cache.set_length(slot, 0);
+    /// Whether [`Forward::prefill_together`] can be asked for.
+    pub(crate) fn reads_together(&self) -> bool {
+        self.packed.is_none()
     }
 
-    /// Moves a slot's tokens to another.
-    pub(crate) fn apply(&mut self, step: Move) {
-        self.cache.apply(&mut self.session, step);
+    /// Whether a slot can go back to fewer tokens.
+    pub(crate) fn rewinds(&self) -> bool {
+        self.cache.rewinds()
+    }
+
+    /// Bytes of one token in the cache.
+    pub(crate) fn token_bytes(&self) -> usize {
+        self.cache.token_bytes()
+    }
+
+    /// Forgets all of a slot's tokens but the first `length`.
+    pub(crate) fn truncate(&mut self, slot: usize, length: usize) {
+        self.cache.truncate(slot, length);
+    }
+
+    /// Copies a slot's first tokens to another slot.
+    pub(crate) fn copy(&mut self, slots: (usize, usize), length: usize) {
+        self.cache.copy(&mut self.session, slots, length);
+    }
+
+    /// Two slots exchange what they hold.
+    pub(crate) fn exchange(&mut self, Exchange(a, b): Exchange) {
+        self.cache.exchange(&mut self.session, (a, b));
+    }
+
+    /// Makes room for so many tokens in every slot.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; nothing has changed.
+    pub(crate) fn reserve(&mut self, length: usize) -> Result<(), OutOfMemory> {
+        if self.cache.reserve(&mut self.session, length)? {
+            self.bindings.clear();
+        }
+        Ok(())
+    }
+
+    /// Gives memory back that no slot's tokens need.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; nothing has changed.
+    pub(crate) fn shrink(&mut self) -> Result<(), OutOfMemory> {
+        self.bindings.clear();
+        self.session.unbind_all();
+        self.cache.shrink(&mut self.session)
+    }
+
+    /// How long ONNX Runtime has run so far, all runs together and the last one.
+    pub(crate) fn ran(&self) -> (Duration, Duration) {
+        (self.ran, self.last_run)
     }
 
     /// Gives each of the first slots one token more; row `i` of the logits is then slot `i`'s.
@@ -121,10 +194,16 @@ impl Forward {
     /// # Errors
     /// [`ForwardError`].
     pub(crate) fn decode(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
-        let lengths: Vec<_> = (0..tokens.len()).map(|slot| self.length(slot) + 1).collect();
-        self.run((0, tokens.len()), tokens, &lengths)?;
-        for (slot, length) in lengths.into_iter().enumerate() {
-            self.cache.set_length(slot, length);
+        let lengths: Vec<_> = (0..tokens.len()).map(|slot| self.held(slot).len() + 1).collect();
+        if self.ragged || lengths.iter().all(|length| *length == lengths[0]) {
+            self.run((0, tokens.len()), tokens, (&lengths, 0))?;
+        } else {
+            for (slot, &length) in lengths.iter().enumerate() {
+                self.run((slot, 1), &tokens[slot..=slot], (&[length], slot))?;
+            }
+        }
+        for (slot, token) in tokens.iter().enumerate() {
+            self.cache.extend(slot, std::slice::from_ref(token));
         }
         Ok(())
     }
@@ -135,9 +214,38 @@ impl Forward {
     /// # Errors
     /// [`ForwardError`].
     pub(crate) fn prefill(&mut self, slot: usize, tokens: &[u32]) -> Result<(), ForwardError> {
-        let length = self.length(slot) + tokens.len();
-        self.run((slot, 1), tokens, &[length])?;
-        self.cache.set_length(slot, length);
+        let length = self.held(slot).len() + tokens.len();
+        self.run((slot, 1), tokens, (&[length], 0))?;
+        self.cache.extend(slot, tokens);
+        Ok(())
+    }
+
+    /// Gives the slots from `first` on, whatever they held, these first tokens: none without any,
+    /// and as many times the longest as there are at most [`Forward::chunk`]. The logits are of
+    /// no use then.
+    ///
+    /// # Errors
+    /// [`ForwardError`]; the slots hold nothing then.
+    pub(crate) fn prefill_together(
+        &mut self,
+        first: usize,
+        prompts: &[&[u32]],
+    ) -> Result<(), ForwardError> {
+        let lengths: Vec<_> = prompts.iter().map(|prompt| prompt.len()).collect();
+        let width = lengths.iter().copied().max().unwrap_or(0);
+        // A mask as wide as the input makes every row a first prompt. What a short row writes
+        // behind its end lies behind its length.
+        let mut padded = vec![0; prompts.len() * width];
+        for (row, prompt) in padded.chunks_exact_mut(width).zip(prompts) {
+            row[..prompt.len()].copy_from_slice(prompt);
+        }
+        for slot in first..first + prompts.len() {
+            self.truncate(slot, 0);
+        }
+        self.run((first, prompts.len()), &padded, (&lengths, 0))?;
+        for (slot, prompt) in (first..).zip(prompts) {
+            self.cache.extend(slot, prompt);
+        }
         Ok(())
     }
 
@@ -157,31 +265,50 @@ impl Forward {
     }
 
     /// Runs `tokens`, spread evenly over `slots` (first, count), which then hold `lengths` tokens.
+    /// Their logits are put from row `logits_row` on.
     fn run(
         &mut self,
         slots: (usize, usize),
         tokens: &[u32],
-        lengths: &[usize],
+        (lengths, logits_row): (&[usize], usize),
     ) -> Result<(), ForwardError> {
         let width = lengths.iter().copied().max().unwrap_or(0);
-        if self.cache.reserve(&mut self.session, width)? {
-            self.bindings.clear();
-        }
-        let binding = self.binding(slots)?;
-        self.write_inputs(tokens, lengths, width);
-        let rows = dimension(lengths.len());
+        self.reserve(width)?;
         let per_row = tokens.len() / lengths.len();
+        let rows = Rows { first: slots.0, lengths, added: per_row };
+        let binding = match &mut self.packed {
+            None => self.binding(slots)?,
+            Some(packed) => packed.bind::<ForwardError>(&mut self.session, &self.cache, rows)?,
+        };
+        self.write_inputs(tokens, (lengths, per_row), width);
+        self.extras.bind(&mut self.session, binding, (lengths, per_row))?;
+        let rows_count = dimension(lengths.len());
         self.positions = if self.logits.0.last_only { 1 } else { per_row };
-        let ids = [rows, dimension(per_row)];
-        let mask = [rows, dimension(width)];
-        let logits = [rows, dimension(self.positions), dimension(self.logits.0.vocabulary)];
+        let ids = [rows_count, dimension(per_row)];
+        let mask = [rows_count, dimension(width)];
+        let vocabulary = self.logits.0.vocabulary;
+        let logits = [rows_count, dimension(self.positions), dimension(vocabulary)];
         let (name, block) = &self.input_ids;
         self.session.bind_input(binding, name, View::from_start(*block, &ids))?;
         let (name, block) = &self.attention_mask;
         self.session.bind_input(binding, name, View::from_start(*block, &mask))?;
         let (output, block) = &self.logits;
-        self.session.bind_output(binding, &output.name, View::from_start(*block, &logits))?;
-        Ok(self.session.run(binding)?)
+        let start = logits_row * self.positions * vocabulary;
+        let logits = View { block: *block, start, shape: &logits };
+        self.session.bind_output(binding, &output.name, logits)?;
+        let start = Instant::now();
+        let outcome = self.session.run(binding);
+        self.last_run = start.elapsed();
+        self.ran += self.last_run;
+        if outcome.is_err() && !self.rewinds() {
+            // Windows may have slid by now, and no longer hold what the slots say.
+            (slots.0..slots.0 + slots.1).for_each(|slot| self.truncate(slot, 0));
+        }
+        outcome?;
+        if let Some(packed) = &self.packed {
+            packed.keep(&mut self.session, &self.cache, rows);
+        }
+        Ok(())
     }
 
     fn binding(&mut self, slots: (usize, usize)) -> ort::Result<BindingId> {
@@ -194,17 +321,20 @@ impl Forward {
         Ok(binding)
     }
 
-    /// A mask row's ones stand on the left and their sum is the row's length; the width has to be
-    /// the longest row's, and says by being equal to the input's that a prompt is a first one.
-    fn write_inputs(&mut self, tokens: &[u32], lengths: &[usize], width: usize) {
+    /// In place, a mask row's ones stand on the left and their sum is the row's length; the width
+    /// has to be the longest row's, and says by being equal to the input's that a prompt is a first
+    /// one. Concatenated, new positions come last in every row, whatever gap is before them.
+    fn write_inputs(&mut self, tokens: &[u32], (lengths, new): (&[usize], usize), width: usize) {
         let ids = self.session.elements_mut::<i64>(self.input_ids.1);
         for (id, &token) in ids.iter_mut().zip(tokens) {
             *id = i64::from(token);
         }
+        let gap_is_last = self.packed.is_none();
         let mask = self.session.elements_mut::<i64>(self.attention_mask.1);
         for (row, &length) in mask.chunks_exact_mut(width).zip(lengths) {
-            row[..length].fill(1);
-            row[length..].fill(0);
+            row.fill(1);
+            let gap = if gap_is_last { length..width } else { length - new..width - new };
+            row[gap].fill(0);
         }
     }
 }

@@ -38,13 +38,19 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    /// `seed` is the request's; every choice makes its own of it.
-    pub(crate) fn new(request: Arc<Prepared>, choice: u32, seed: u64, now: Instant) -> Self {
+    /// `seed` is the request's; every choice makes its own of it. `cached` tokens of the prompt
+    /// were found.
+    pub(crate) fn new(
+        request: Arc<Prepared>,
+        (choice, seed): (u32, u64),
+        cached: usize,
+        now: Instant,
+    ) -> Self {
         let seed = seed.wrapping_add(u64::from(choice));
         Self {
             choice,
             last: 0,
-            cached: 0,
+            cached,
             sampler: Sampler::new(request.sampling, &request.logit_bias, seed, &request.prompt),
             logprobs: request.logprobs.map(Logprobs::new),
             pieces: Pieces::default(),
@@ -61,6 +67,21 @@ impl Sequence {
 
     pub(crate) fn id(&self) -> RequestId {
         self.request.id
+    }
+
+    /// The token that was given last; none before the first.
+    pub(crate) fn last_generated(&self) -> Option<u32> {
+        (self.generated > 0).then_some(self.last)
+    }
+
+    /// How many tokens the answer may take, at most `most`.
+    pub(crate) fn answer_room(&self, most: usize) -> usize {
+        usize::try_from(self.request.tokens_max).map_or(most, |tokens| tokens.min(most))
+    }
+
+    /// All of the prompt but its last token is in the cache: the next decode step takes that one.
+    pub(crate) fn run_from_prompt(&mut self) {
+        self.last = self.request.prompt.last().copied().unwrap_or_default();
     }
 
     /// Whether no token is wanted: only the prompt was to be read.

@@ -81,7 +81,7 @@ fn a_prompt_that_onnx_runtime_refuses_fails_alone() {
     let (_, expected) = run(&mut engine);
     engine.admit(request(1, &[10, 20, 30])).unwrap();
     engine.tick();
-    engine.admit(request(2, &[10, NO_TOKEN])).unwrap();
+    engine.admit(request(2, &[11, NO_TOKEN, 30])).unwrap();
     // The first token of request 1 went with the tick above.
     let (failed, rest) = run(&mut engine);
     assert_eq!(failed, [2]);

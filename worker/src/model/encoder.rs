@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::graphs::{Graphs, PLAIN};
 use super::huggingface::Config;
-use super::{ModelError, graph_file, read_file, read_json, read_json_if_there};
+use super::{ModelError, Variant, graph_file, read_file, read_json, read_json_if_there};
 
 /// Everything that an encoder's files say.
 #[derive(Debug)]
@@ -70,6 +70,9 @@ pub(super) fn is_at(folder: &Path) -> bool {
 
 const POOLING_FILE: &str = "1_Pooling/config.json";
 
+/// Vectors are compared with stored ones, so the default is the variant that loses nothing.
+const ORDER: [&str; 4] = [PLAIN, "fp16", "quantized", "int8"];
+
 /// Reads an embedding model's folder.
 ///
 /// # Errors
@@ -77,7 +80,7 @@ const POOLING_FILE: &str = "1_Pooling/config.json";
 pub(super) fn read_embedder(
     folder: &Path,
     config: &Config,
-    variant: Option<&str>,
+    variant: Variant<'_>,
 ) -> Result<EncoderModel, ModelError> {
     let prompts: Prompts = read_json_if_there(&folder.join("config_sentence_transformers.json"))?;
     let prompt = prompts.default_prompt()?;
@@ -92,7 +95,7 @@ pub(super) fn read_embedder(
 pub(super) fn read_reranker(
     folder: &Path,
     config: &Config,
-    variant: Option<&str>,
+    variant: Variant<'_>,
 ) -> Result<EncoderModel, ModelError> {
     let labels = config.labels();
     if labels != 1 {
@@ -107,12 +110,11 @@ pub(super) fn read_reranker(
 fn read_folder(
     folder: &Path,
     config: &Config,
-    variant: Option<&str>,
+    variant: Variant<'_>,
     (task, prompt): (Task, String),
 ) -> Result<EncoderModel, ModelError> {
     let graphs = Graphs::find(folder, "model")?;
-    // Vectors are compared with stored ones, so the default is the one that loses nothing.
-    let graph = graphs.choose(variant, &[PLAIN, "fp16", "quantized", "int8"])?;
+    let graph = graphs.choose(variant, (&ORDER, &ORDER))?;
     graph_file::check(&graph)?;
     let sentence: SentenceConfig = read_json_if_there(&folder.join("sentence_bert_config.json"))?;
     let tokenizer: TokenizerConfig = read_json_if_there(&folder.join("tokenizer_config.json"))?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{GraphSource, Ids, Model, ModelError, Names, TokenizerSource, Window};
+use super::{CacheKind, GraphSource, Ids, Model, ModelError, Names, TokenizerSource, Window};
 use super::{graph_file, special};
 use super::{read_file, read_json, read_json_if_there};
 
@@ -103,6 +103,7 @@ pub(super) fn read(folder: &Path) -> Result<Model, ModelError> {
     let (special, template) = special::read(folder)?;
     let ends = [model.eos_token_id, generation.eos_token_id];
     Ok(Model {
+        cache: CacheKind::InPlace,
         architecture: model.kind,
         graph: GraphSource::File(graph),
         tokenizer: TokenizerSource::Json(read_file(&folder.join("tokenizer.json"))?),

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::{GraphSource, Model, ModelError, Names, SpecialTokens, TokenizerSource};
+use super::{CacheKind, GraphSource, Model, ModelError, Names, SpecialTokens, TokenizerSource};
 use crate::gguf::{self, GgufError};
 
 /// Whether `path` is a file with this layout's suffix.
@@ -22,6 +22,7 @@ pub(super) fn read(path: &Path) -> Result<Model, ModelError> {
     let special = special.into_iter().filter_map(|(role, text)| Some((role.to_owned(), text?)));
     let facts = &model.facts;
     Ok(Model {
+        cache: CacheKind::InPlace,
         architecture: facts.architecture.clone(),
         tokenizer: TokenizerSource::Built(Box::new(vocabulary.tokenizer)),
         template: model.chat_template.clone(),
@@ -29,26 +30,14 @@ pub(super) fn read(path: &Path) -> Result<Model, ModelError> {
         bos: vocabulary.bos,
         ends: vocabulary.ends,
         context_length: u32::try_from(facts.context_length).unwrap_or(u32::MAX),
-        names: names(),
+        // As `gguf::build_graph` gives them.
+        names: Names::of_hugging_face(),
         head_size: Some(facts.head_dim),
         kv_heads: Some(facts.kv_heads),
         vocabulary: Some(facts.vocab_size),
         window: None,
         graph: GraphSource::Gguf(Box::new(model)),
     })
-}
-
-/// The names that `gguf::build_graph` gives.
-fn names() -> Names {
-    Names {
-        input_ids: "input_ids".to_owned(),
-        attention_mask: "attention_mask".to_owned(),
-        logits: "logits".to_owned(),
-        past_keys: "past_key_values.%d.key".to_owned(),
-        past_values: "past_key_values.%d.value".to_owned(),
-        present_keys: "present.%d.key".to_owned(),
-        present_values: "present.%d.value".to_owned(),
-    }
 }
 
 fn refusal(path: &Path, error: GgufError) -> ModelError {

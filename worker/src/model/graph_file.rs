@@ -15,6 +15,8 @@ use super::ModelError;
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     operators: BTreeSet<String>,
+    inputs: BTreeSet<String>,
+    outputs: BTreeSet<String>,
     /// External files by name, with how many bytes each must have.
     external: BTreeMap<String, u64>,
 }
@@ -22,6 +24,15 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn has_operator(&self, name: &str) -> bool {
         self.operators.contains(name)
+    }
+
+    /// The names of what the graph takes.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(String::as_str)
+    }
+
+    pub(super) fn has_output(&self, name: &str) -> bool {
+        self.outputs.contains(name)
     }
 }
 
@@ -72,6 +83,9 @@ fn beside(graph: &Path, name: &str) -> Result<PathBuf, ModelError> {
 const MODEL_GRAPH: u64 = 7;
 const GRAPH_NODE: u64 = 1;
 const GRAPH_INITIALIZER: u64 = 5;
+const GRAPH_INPUT: u64 = 11;
+const GRAPH_OUTPUT: u64 = 12;
+const VALUE_NAME: u64 = 1;
 const NODE_OPERATOR: u64 = 4;
 const TENSOR_EXTERNAL_DATA: u64 = 13;
 const ENTRY_KEY: u64 = 1;
@@ -100,6 +114,8 @@ fn walk_graph(reader: &mut Reader, length: u64, facts: &mut Facts) -> io::Result
         match field {
             GRAPH_NODE => walk_node(reader, length, facts)?,
             GRAPH_INITIALIZER => walk_tensor(reader, length, facts)?,
+            GRAPH_INPUT => facts.inputs.extend(value_name(reader, length)?),
+            GRAPH_OUTPUT => facts.outputs.extend(value_name(reader, length)?),
             _ => reader.skip(length)?,
         }
     }
@@ -139,6 +155,18 @@ fn walk_tensor(reader: &mut Reader, length: u64, facts: &mut Facts) -> io::Resul
         *needed = end.max(*needed);
     }
     Ok(())
+}
+
+fn value_name(reader: &mut Reader, length: u64) -> io::Result<Option<String>> {
+    let end = reader.at + length;
+    let mut name = None;
+    while let Some((field, length)) = reader.next_field(end)? {
+        match field {
+            VALUE_NAME => name = Some(reader.text(length)?),
+            _ => reader.skip(length)?,
+        }
+    }
+    Ok(name)
 }
 
 fn entry(reader: &mut Reader, length: u64) -> io::Result<(String, String)> {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::ModelError;
+use super::{Device, ModelError, Variant};
 
 /// What the file without a suffix is called.
 pub(super) const PLAIN: &str = "fp32";
@@ -45,24 +45,38 @@ impl Graphs {
         Ok(Self { folder: folder.to_owned(), files })
     }
 
-    /// The graph of the variant asked for, or else of the first one in `order` that is there, or
-    /// else any.
+    /// Whether there is none of this stem.
+    pub(super) fn lacks(folder: &Path, stem: &str) -> bool {
+        matches!(Self::find(folder, stem), Err(ModelError::NoGraph { .. }))
+    }
+
+    /// The graph of the variant asked for, or else of the first one in the device's order that is
+    /// there, or else any.
     ///
     /// # Errors
     /// [`ModelError::NoVariant`], with the names of those that are there.
-    pub(super) fn choose(self, asked: Option<&str>, order: &[&str]) -> Result<PathBuf, ModelError> {
-        let found = match asked {
-            Some(asked) => self.files.get(asked),
-            None => {
-                let preferred = order.iter().find_map(|&variant| self.files.get(variant));
-                preferred.or_else(|| self.files.values().next())
-            }
+    pub(super) fn choose(
+        self,
+        asked: Variant<'_>,
+        (on_cpu, on_gpu): (&[&str], &[&str]),
+    ) -> Result<PathBuf, ModelError> {
+        let best = |order: &[&str]| {
+            let preferred = order.iter().find_map(|&variant| self.files.get(variant));
+            let any = preferred.or_else(|| self.files.values().next());
+            any.cloned().expect("a folder without graphs is an error before")
         };
-        found.cloned().ok_or_else(|| ModelError::NoVariant {
-            folder: self.folder,
-            asked: asked.unwrap_or_default().to_owned(),
-            there: self.files.into_keys().collect(),
-        })
+        match asked {
+            Variant::BestFor(Device::Cpu) => Ok(best(on_cpu)),
+            Variant::BestFor(Device::Gpu) => Ok(best(on_gpu)),
+            Variant::Named(name) => match self.files.get(name) {
+                Some(file) => Ok(file.clone()),
+                None => Err(ModelError::NoVariant {
+                    folder: self.folder,
+                    asked: name.to_owned(),
+                    there: self.files.into_keys().collect(),
+                }),
+            },
+        }
     }
 }
 
@@ -92,21 +106,22 @@ mod tests {
     fn the_variant_asked_for_goes_before_the_preferred_one() {
         let files = ["onnx/model.onnx", "onnx/model_q4.onnx", "onnx/model_fp16.onnx", "model.onnx"];
         let folder = folder(&files);
-        let choose = |asked, order: &[&str]| {
-            let chosen = Graphs::find(folder.path(), "model").unwrap().choose(asked, order);
+        let choose = |asked| {
+            let orders: (&[&str], &[&str]) = (&["int4", "q4", "fp16"], &["fp32", "q4"]);
+            let chosen = Graphs::find(folder.path(), "model").unwrap().choose(asked, orders);
             chosen.unwrap().strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned()
         };
-        assert_eq!(choose(Some("fp16"), &["q4"]), "onnx/model_fp16.onnx");
-        assert_eq!(choose(Some("fp32"), &["q4"]), "onnx/model.onnx");
-        assert_eq!(choose(None, &["int4", "q4", "fp16"]), "onnx/model_q4.onnx");
-        assert_eq!(choose(None, &["int4"]), "onnx/model_fp16.onnx");
+        assert_eq!(choose(Variant::Named("fp16")), "onnx/model_fp16.onnx");
+        assert_eq!(choose(Variant::Named("fp32")), "onnx/model.onnx");
+        assert_eq!(choose(Variant::BestFor(Device::Cpu)), "onnx/model_q4.onnx");
+        assert_eq!(choose(Variant::BestFor(Device::Gpu)), "onnx/model.onnx");
     }
 
     #[test]
     fn a_variant_that_is_not_there_is_told_with_those_that_are() {
         let folder = folder(&["model.onnx", "model_q4.onnx", "model.onnx.data", "other.onnx"]);
         let graphs = Graphs::find(folder.path(), "model").unwrap();
-        let message = graphs.choose(Some("q8"), &[]).unwrap_err().to_string();
+        let message = graphs.choose(Variant::Named("q8"), (&[], &[])).unwrap_err().to_string();
         assert!(message.ends_with("has no variant `q8`; there are `fp32`, `q4`"), "{message}");
     }
 

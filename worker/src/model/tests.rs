@@ -56,8 +56,15 @@ fn sound_graph() -> Vec<u8> {
     graph("GroupQueryAttention", "weights.bin", (40, 60))
 }
 
+fn read(path: &Path) -> Result<Model, ModelError> {
+    match AnyModel::read(path, Variant::BestFor(Device::Cpu))? {
+        AnyModel::Decoder(model) => Ok(*model),
+        AnyModel::Encoder(model) => panic!("{} is no encoder", model.graph.display()),
+    }
+}
+
 fn refusal(folder: &TempDir) -> LoadFailure {
-    Model::read(folder.path()).unwrap_err().into_failure()
+    read(folder.path()).unwrap_err().into_failure()
 }
 
 #[test]
@@ -70,7 +77,7 @@ fn a_sound_folder_gives_its_facts() {
         r#"{"eos_token": {"content": "</s>", "special": true}, "bos_token": "<s>", "pad_token": null,
             "chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#,
     );
-    let model = Model::read(folder.path()).unwrap();
+    let model = read(folder.path()).unwrap();
     assert_eq!((model.architecture.as_str(), model.context_length), ("llama", 64));
     assert_eq!((model.ends, model.bos, model.head_size), (vec![2, 3, 7], Some(1), Some(8)));
     assert_eq!(model.names.past_key(12), "cache.12.k");
@@ -85,7 +92,7 @@ fn the_template_file_goes_before_the_configurations() {
     let folder = folder(&config(), &sound_graph());
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("tokenizer_config.json", r#"{"chat_template": "in the configuration"}"#);
-    let template = || Model::read(folder.path()).unwrap().template.unwrap();
+    let template = || read(folder.path()).unwrap().template.unwrap();
     assert_eq!(template(), "in the configuration");
     write("chat_template.jinja", "in the file");
     assert_eq!(template(), "in the file");
@@ -150,6 +157,6 @@ fn a_graph_that_is_cut_short_is_no_graph() {
 fn paths_without_a_model_say_what_was_looked_for() {
     let empty = tempfile::tempdir().unwrap();
     assert!(refusal(&empty).message.contains("genai_config.json"));
-    let missing = Model::read(&empty.path().join("gone")).unwrap_err();
+    let missing = read(&empty.path().join("gone")).unwrap_err();
     assert!(matches!(missing, ModelError::Read { .. }));
 }

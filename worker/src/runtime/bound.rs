@@ -192,6 +192,16 @@ impl BoundSession {
         unsafe { std::slice::from_raw_parts_mut(block.start.as_ptr().cast(), block.len()) }
     }
 
+    /// The bytes of one block, to be read, and of another, to be written.
+    ///
+    /// # Panics
+    /// If both are the same.
+    pub(crate) fn bytes_of_two(&mut self, from: BlockId, to: BlockId) -> (&[u8], &mut [u8]) {
+        let both = self.blocks.get_disjoint_mut([from.0, to.0]);
+        let [from, to] = both.expect("a block is not copied onto itself");
+        (bytes_of(from), bytes_of_mut(to))
+    }
+
     /// The block's bytes, to be moved about.
     pub(crate) fn bytes_mut(&mut self, id: BlockId) -> &mut [u8] {
         bytes_of_mut(&mut self.blocks[id.0])

@@ -15,6 +15,57 @@ pub(crate) struct Interface {
     pub(crate) attention_mask: String,
     pub(crate) logits: Logits,
     pub(crate) layers: Vec<KvLayer>,
+    pub(crate) extras: Extras,
+}
+
+/// The names of inputs that only some graphs have.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Extras {
+    /// Each token's place in its sequence, `[batch, positions]`.
+    pub(crate) position_ids: Option<String>,
+    /// How many of the last positions get logits, and the tensor's shape: of one number.
+    pub(crate) logits_to_keep: Option<(String, Vec<i64>)>,
+    /// Whether there is a past, `[1]` of bool.
+    pub(crate) use_cache_branch: Option<String>,
+}
+
+impl Extras {
+    fn of(session: &Session) -> Result<Self, ModelError> {
+        let named = |name: &str| find(session.inputs(), name).and_then(tensor);
+        let to_keep = ["num_logits_to_keep", "logits_to_keep"].into_iter();
+        let to_keep = to_keep.filter_map(|name| Some((name.to_owned(), named(name)?)));
+        let logits_to_keep = match to_keep.into_iter().next() {
+            None => None,
+            Some((name, (TensorElementType::Int64, shape, _)))
+                if matches!(shape[..], [] | [-1 | 1]) =>
+            {
+                Some((name, vec![1; shape.len()]))
+            }
+            Some((name, _)) => {
+                return Err(ModelError::Unsupported(format!("input `{name}` is no one number")));
+            }
+        };
+        let position_ids = find(session.inputs(), "position_ids");
+        let use_cache_branch = match named("use_cache_branch") {
+            Some((TensorElementType::Bool, _, _)) => Some("use_cache_branch".to_owned()),
+            Some(_) | None => None,
+        };
+        Ok(Self {
+            position_ids: position_ids
+                .map(|outlet| int64_input(session, outlet.name()))
+                .transpose()?,
+            logits_to_keep,
+            use_cache_branch,
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let to_keep = self.logits_to_keep.as_ref().map(|(name, _)| name);
+        [self.position_ids.as_ref(), to_keep, self.use_cache_branch.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|known| known == name)
+    }
 }
 
 /// The logits output, `[batch, positions, vocabulary]`.
@@ -71,7 +122,8 @@ impl Interface {
                 }
             }
         }
-        refuse_other_inputs(session, names, &layers)?;
+        let extras = Extras::of(session)?;
+        refuse_other_inputs(session, names, (&layers, &extras))?;
         if layers.is_empty() {
             return Err(ModelError::Unsupported(
                 "the graph has no key and value caches; only decoders are run".to_owned(),
@@ -80,8 +132,9 @@ impl Interface {
         Ok(Self {
             input_ids: int64_input(session, &names.input_ids)?,
             attention_mask: int64_input(session, &names.attention_mask)?,
-            logits: logits(session, &names.logits, hints)?,
+            logits: logits(session, &names.logits, (hints, extras.logits_to_keep.is_some()))?,
             layers,
+            extras,
         })
     }
 }
@@ -153,7 +206,11 @@ fn known(size: i64, hint: Option<usize>) -> Option<usize> {
     usize::try_from(size).ok().or(hint).filter(|&size| size > 0)
 }
 
-fn logits(session: &Session, name: &str, hints: Hints<'_>) -> Result<Logits, ModelError> {
+fn logits(
+    session: &Session,
+    name: &str,
+    (hints, can_be_limited): (Hints<'_>, bool),
+) -> Result<Logits, ModelError> {
     let unsupported = |what: &str| ModelError::Unsupported(format!("output `{name}` {what}"));
     let outlet = find(session.outputs(), name).ok_or_else(|| unsupported("does not exist"))?;
     let Some((element, shape, _)) = tensor(outlet) else {
@@ -173,27 +230,23 @@ fn logits(session: &Session, name: &str, hints: Hints<'_>) -> Result<Logits, Mod
         element,
         vocabulary: known(shape[2], hints.vocabulary)
             .ok_or_else(|| unsupported("hides the size of the vocabulary"))?,
-        last_only: shape[1] == 1,
+        last_only: shape[1] == 1 || can_be_limited,
     })
 }
 
 fn refuse_other_inputs(
     session: &Session,
     names: &Names,
-    layers: &[KvLayer],
+    (layers, extras): (&[KvLayer], &Extras),
 ) -> Result<(), ModelError> {
     let fed = |name: &str| {
         name == names.input_ids
             || name == names.attention_mask
             || layers.iter().any(|layer| layer.past == name)
+            || extras.has(name)
     };
     match session.inputs().iter().find(|outlet| !fed(outlet.name())) {
         None => Ok(()),
-        Some(outlet) if outlet.name() == "position_ids" => Err(ModelError::Unsupported(
-            "the graph takes `position_ids`; only graphs whose GroupQueryAttention knows the \
-             positions itself are run so far"
-                .to_owned(),
-        )),
         Some(outlet) => Err(ModelError::Unsupported(format!(
             "the graph takes an input `{}` that Hearth does not know",
             outlet.name()

@@ -10,6 +10,10 @@ use crate::cli::{Exit, Failure};
 /// Longer than any socket's name in the runtime directory.
 const SOCKET_NAME_BYTES: usize = "/worker-18446744073709551615.sock".len();
 
+/// Where a runtime directory elsewhere is noted, in the home's own.
+const SHORT_DIR_NOTE: &str = "elsewhere";
+const SHORT_DIR_PREFIX: &str = "hearth-";
+
 /// A home that is ours until this is dropped.
 #[derive(Debug)]
 pub(super) struct Home {
@@ -28,6 +32,7 @@ impl Home {
         private_dir(&own_run).map_err(|error| Failure::new(Exit::Config, error))?;
         let lock = lock(root, &own_run)?;
         remove_stale_sockets(&own_run);
+        remove_stale_short_dir(&own_run);
         let run = RuntimeDir::new(own_run)?;
         Ok(Self { models, run, _lock: lock })
     }
@@ -100,7 +105,7 @@ impl RuntimeDir {
         let mut random = [0_u8; 5];
         getrandom::fill(&mut random).map_err(|error| Failure::new(Exit::Failed, error))?;
         let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let short = std::env::temp_dir().join(format!("hearth-{digits}"));
+        let short = std::env::temp_dir().join(format!("{SHORT_DIR_PREFIX}{digits}"));
         if !holds_sockets(&short) {
             let (own, short) = (own.display(), short.display());
             let message = format!(
@@ -108,6 +113,11 @@ impl RuntimeDir {
             );
             return Err(Failure::new(Exit::Config, message));
         }
+        // Noted before it is made, so that the next gateway finds it however this one ends.
+        let note = own.join(SHORT_DIR_NOTE);
+        fs::write(&note, short.as_os_str().as_encoded_bytes()).map_err(|error| {
+            Failure::new(Exit::Config, format!("can't write {}: {error}", note.display()))
+        })?;
         private_dir(&short).map_err(|error| Failure::new(Exit::Config, error))?;
         Ok(Self::Short(short))
     }
@@ -147,6 +157,24 @@ fn remove_stale_sockets(run: &Path) {
     }
 }
 
+/// The same for a runtime directory elsewhere. The note is in a directory of ours alone; all the
+/// same nothing is removed but what can be such a directory.
+fn remove_stale_short_dir(run: &Path) {
+    let note = run.join(SHORT_DIR_NOTE);
+    let Ok(path) = fs::read_to_string(&note) else {
+        return;
+    };
+    let path = Path::new(&path);
+    let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+    let ours = path.parent() == Some(&std::env::temp_dir()) && name.starts_with(SHORT_DIR_PREFIX);
+    if ours && let Err(error) = fs::remove_dir_all(path) {
+        tracing::debug!(path = %path.display(), %error, "a stale runtime directory is gone already");
+    }
+    if let Err(error) = fs::remove_file(&note) {
+        tracing::warn!(path = %note.display(), %error, "a stale note can't be removed");
+    }
+}
+
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
@@ -171,6 +199,22 @@ mod tests {
         fs::write(&stale, "").unwrap();
         Home::open(root.path()).unwrap();
         assert!(!stale.exists());
+    }
+
+    #[test]
+    fn the_runtime_directory_of_a_gateway_that_was_killed_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().join("x".repeat(100));
+        let killed = Home::open(&root).unwrap();
+        let run = killed.run_dir().to_owned();
+        fs::write(run.join("1.sock"), "").unwrap();
+        let Home { _lock: lock, run: still_there, .. } = killed;
+        std::mem::forget(still_there);
+        drop(lock);
+        assert!(run.exists());
+        let next = Home::open(&root).unwrap();
+        assert!(!run.exists());
+        drop(next);
     }
 
     #[test]

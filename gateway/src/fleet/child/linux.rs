@@ -90,7 +90,9 @@ fn adopt(mut child: std::process::Child, label: &str) -> io::Result<Child> {
             return Err(error);
         }
     };
-    let group = Group { state: Arc::new(Mutex::new(GroupState { id: pid_of(pid), alive: true })) };
+    let state = GroupState { id: pid_of(pid), alive: true, killed: false };
+    let kills_before = out_of_memory_kills();
+    let group = Group { state: Arc::new(Mutex::new(state)) };
     let (report, exit) = oneshot::channel();
     // Whatever happens to the thread, the child can be taken back out of here.
     let shared = Arc::new(Mutex::new(Some(child)));
@@ -98,7 +100,7 @@ fn adopt(mut child: std::process::Child, label: &str) -> io::Result<Child> {
     let reaper = std::thread::Builder::new().name(format!("reap-{pid}")).spawn(move || {
         if let Some(child) = take(&waited) {
             // Nobody may be listening any more, when the gateway is ending.
-            let _ = report.send(reaped.reap(child));
+            let _ = report.send(reaped.reap(child, kills_before));
         }
     });
     if let Err(error) = reaper {
@@ -128,6 +130,8 @@ struct GroupState {
     id: Pid,
     /// Until the leader is reaped its pid can't be anybody else's.
     alive: bool,
+    /// Whether it was we who killed it.
+    killed: bool,
 }
 
 impl Group {
@@ -140,8 +144,9 @@ impl Group {
     }
 
     fn signal(&self, signal: Signal) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.alive {
+            state.killed |= signal == Signal::SIGKILL;
             // The group, not the pid: a forked grandchild would keep memory and pipes.
             // It can only fail if the group is gone already, which is what was wanted.
             let _ = killpg(state.id, signal);
@@ -149,7 +154,7 @@ impl Group {
     }
 
     /// Waits for the leader, ends what it left behind, and only then gives its pid back.
-    fn reap(&self, mut child: std::process::Child) -> ProcessExit {
+    fn reap(&self, mut child: std::process::Child, kills_before: Option<u64>) -> ProcessExit {
         let id = self.state.lock().unwrap_or_else(PoisonError::into_inner).id;
         while waitid(Id::Pid(id), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
             == Err(nix::errno::Errno::EINTR)
@@ -157,7 +162,13 @@ impl Group {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = killpg(id, Signal::SIGKILL);
         state.alive = false;
-        child.wait().map_or(ProcessExit::Unknown, exit_of)
+        match child.wait().map_or(ProcessExit::Unknown, exit_of) {
+            // The system tells nobody why it kills; it only counts.
+            ProcessExit::Signal(9) if !state.killed && out_of_memory_kills() > kills_before => {
+                ProcessExit::OutOfMemory
+            }
+            exit => exit,
+        }
     }
 }
 
@@ -175,4 +186,19 @@ pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * u64::try_from(page_bytes).ok()?)
+}
+
+/// `VmHWM` in `/proc/PID/status`.
+pub(super) fn peak_resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// How many processes the system has killed so far because memory had run out: anywhere
+/// on this machine.
+fn out_of_memory_kills() -> Option<u64> {
+    let vmstat = std::fs::read_to_string("/proc/vmstat").ok()?;
+    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }

@@ -79,6 +79,9 @@ pub enum Loss {
     /// The worker ended.
     #[error("the worker ended in the middle of the request")]
     WorkerGone,
+    /// Somebody wanted the model gone, whoever used it.
+    #[error("the model was unloaded by force")]
+    Unloaded,
     /// The client read so slowly that its replies piled up.
     #[error("the client fell too far behind")]
     TooSlow,

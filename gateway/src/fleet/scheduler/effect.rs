@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
 
+use super::room::NoRoom;
 use crate::fleet::worker::{StopReason, TicketId, WorkerFailure, WorkerId};
 
 /// What has to be done.
@@ -23,6 +24,11 @@ pub enum Effect {
     },
     /// End a worker now.
     Kill {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// End the requests that a worker serves: somebody wants it gone, whoever uses it.
+    CutOff {
         /// The worker.
         worker: WorkerId,
     },
@@ -88,6 +94,12 @@ pub enum Refusal {
         /// When the next try is due.
         retry_after: Duration,
     },
+    /// It can't be loaded beside what must stay, ever.
+    #[error("{0}")]
+    NoRoom(NoRoom),
+    /// Somebody wanted the model gone, whoever waited for it.
+    #[error("the model was unloaded by force")]
+    Unloaded,
     /// The gateway is shutting down.
     #[error("the server is shutting down")]
     Draining,

@@ -6,6 +6,7 @@ use hearth_shared::ids::ModelName;
 use hearth_shared::protocol::LoadStage;
 use tokio::time::Instant;
 
+use super::room::Need;
 use crate::fleet::worker::{ProcessExit, TicketId, WorkerFailure, WorkerId};
 use crate::keep_alive::{KeepAlive, KeepAlivePolicy};
 
@@ -18,6 +19,11 @@ pub struct Profile {
     pub keep_alive: KeepAlivePolicy,
     /// Whether its worker never leaves by itself.
     pub pinned: bool,
+    /// What loading it will take.
+    pub need: Need,
+    /// What its worker will take once it is loaded; `None` if that was never seen, and `need` only
+    /// reckoned from its files.
+    pub settled: Option<Need>,
 }
 
 impl Profile {
@@ -51,10 +57,19 @@ pub enum Event {
         /// The ticket.
         ticket: TicketId,
     },
-    /// Somebody wants the model out of memory, once it is unused.
+    /// Somebody wants the model out of memory.
     Unload {
         /// The model.
         model: ModelName,
+        /// When.
+        when: Unloading,
+    },
+    /// A model's files or settings have changed since it was last asked for.
+    Revise {
+        /// The model.
+        model: ModelName,
+        /// What it is now; `None` is there no more.
+        profile: Option<Arc<Profile>>,
     },
     /// A worker has something to tell. News of former workers change nothing.
     Worker {
@@ -91,10 +106,21 @@ pub enum WorkerNews {
     },
     /// It got something done.
     Progress,
+    /// What it takes now.
+    Measured(Need),
     /// It can't go on, though its process may still be there.
     Failed(WorkerFailure),
     /// Its process is gone and reaped.
     Exited(ProcessExit),
+}
+
+/// When a model that is to be unloaded leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unloading {
+    /// Once nobody uses it.
+    Unused,
+    /// Now, whoever uses it.
+    Forced,
 }
 
 /// What a ticket is for.

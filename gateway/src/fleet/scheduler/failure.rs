@@ -18,6 +18,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 impl Model {
     pub(super) fn back_off(&mut self, failure: WorkerFailure, step: &mut Step<'_>) {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        if failure.is_out_of_memory() {
+            // Nothing is gained by filling the memory again at once.
+            self.failures_in_a_row = self.failures_in_a_row.max(2);
+        }
         let retry = if failure.repeats() {
             Some(Retry::WhenFilesChange)
         } else {

@@ -1,27 +1,26 @@
 //! One model's worker, queue and history: the transitions of `WorkerState`.
 //!
-//! Called by `Scheduler::handle` alone. Every path ends in `settle` or `start_if_wanted`, which
-//! decide what the state is once a worker and its queue have been looked at together; no other
-//! place grants a lease, makes a worker idle or spawns one.
+//! Called by `Scheduler::handle`; what a worker tells is in `news.rs`, how it is sent away in
+//! `departure.rs`. Every path ends in `settle`, which decides what the state is once a worker and
+//! its queue have been looked at together; no other place grants a lease or makes a worker idle. A
+//! worker is started by `eviction.rs`, which knows whether there is room.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::LoadStage;
 use tokio::time::Instant;
 
 use super::queue::{Queue, ServiceTime};
-use super::{Effect, Profile, Refusal, Step, Wants, WorkerNews};
-use crate::fleet::worker::{
-    ProcessExit, ReadyWorker, SLOTS_MAX, StopReason, TicketId, WorkerFailure, WorkerId, WorkerState,
-};
+use super::room::{Claim, Sum};
+use super::{Effect, Profile, Refusal, Step, Wants};
+use crate::fleet::worker::{ReadyWorker, StopReason, TicketId, WorkerFailure, WorkerState};
 use crate::keep_alive::KeepAlive;
 
 #[derive(Debug)]
 pub(super) struct Model {
-    name: ModelName,
+    pub(super) name: ModelName,
     pub(super) state: Option<WorkerState>,
     pub(super) queue: Queue,
     pub(super) service: ServiceTime,
@@ -29,17 +28,34 @@ pub(super) struct Model {
     keep_alive: Option<KeepAlive>,
     /// Somebody asked for its unloading: it leaves once unused, whatever the policy says of that,
     /// unless a request asks for something else before.
-    unload: bool,
+    pub(super) unload: bool,
     /// What the model was when it was last asked for.
     pub(super) profile: Arc<Profile>,
     pub(super) failures_in_a_row: u32,
     pub(super) last_failure: Option<WorkerFailure>,
     /// How many workers took the place of one that failed.
     pub(super) restarts: u64,
+    /// What the process holds, exactly as long as there is one.
+    pub(super) claim: Option<Claim>,
+    /// Why a busy worker takes no new requests and goes once it has finished those that it has.
+    pub(super) leaving: Option<StopReason>,
+    /// When the worker was last of use.
+    pub(super) last_used: Instant,
+    pub(super) second_try: SecondTry,
+}
+
+/// Whether a load that ran out of memory is tried once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SecondTry {
+    No,
+    /// Once the others have made room.
+    Wanted,
+    /// It is under way, and the last one.
+    UnderWay,
 }
 
 impl Model {
-    pub(super) fn new(name: ModelName, profile: Arc<Profile>) -> Self {
+    pub(super) fn new(name: ModelName, profile: Arc<Profile>, now: Instant) -> Self {
         Self {
             name,
             state: None,
@@ -51,6 +67,10 @@ impl Model {
             failures_in_a_row: 0,
             last_failure: None,
             restarts: 0,
+            claim: None,
+            leaving: None,
+            last_used: now,
+            second_try: SecondTry::No,
         }
     }
 
@@ -78,12 +98,15 @@ impl Model {
         if let Some(refusal) = self.refusal_while_failed(step.now) {
             return step.refuse(ticket, refusal);
         }
+        if self.state.is_none() && self.queue.is_empty() {
+            self.second_try = SecondTry::No;
+        }
+        self.take_profile(profile, step);
         let waiting = self.queue.len();
         if waiting >= step.rules.queue_max && !self.serves_at_once(wants) {
             let retry_after = self.service.wait_at(waiting, self.slots());
             return step.refuse(ticket, Refusal::QueueFull { waiting, retry_after });
         }
-        self.profile = profile;
         if self.queue.is_empty() && matches!(self.state, Some(WorkerState::Stopping { .. })) {
             self.forget_what_was_asked();
         }
@@ -108,129 +131,6 @@ impl Model {
             }
             self.settle(worker, leases, stalls_at, step);
         }
-    }
-
-    pub(super) fn unload(&mut self, step: &mut Step<'_>) {
-        match &self.state {
-            Some(WorkerState::Idle { worker, .. }) => {
-                let worker = worker.id;
-                self.stop(worker, StopReason::Unloaded, step);
-            }
-            // It ends when those who use it, or wait for the next one, have been served.
-            Some(WorkerState::Starting { .. } | WorkerState::Busy { .. }) => {
-                self.unload = true;
-            }
-            Some(WorkerState::Stopping { .. }) if !self.queue.is_empty() => {
-                self.unload = true;
-            }
-            Some(WorkerState::Stopping { .. } | WorkerState::Failed { .. }) | None => {}
-        }
-    }
-
-    pub(super) fn drain(&mut self, until: Instant, step: &mut Step<'_>) {
-        for ticket in self.queue.take_all() {
-            step.refuse(ticket, Refusal::Draining);
-        }
-        let worker = match &self.state {
-            Some(WorkerState::Starting { worker, .. }) => *worker,
-            Some(WorkerState::Idle { worker, .. }) => worker.id,
-            Some(WorkerState::Busy { worker, .. }) if until <= step.now => worker.id,
-            Some(
-                WorkerState::Busy { .. }
-                | WorkerState::Stopping { .. }
-                | WorkerState::Failed { .. },
-            )
-            | None => return,
-        };
-        self.stop(worker, StopReason::Drained, step);
-    }
-
-    // === News of the worker ===
-
-    pub(super) fn hear(&mut self, news: WorkerNews, step: &mut Step<'_>) {
-        match news {
-            WorkerNews::LoadProgress { stage, fraction } => {
-                self.load_progress(stage, fraction, step);
-            }
-            WorkerNews::Ready { slots } => self.ready(slots, step),
-            WorkerNews::Progress => self.progress(step),
-            WorkerNews::Failed(failure) => self.failed(failure, step),
-            WorkerNews::Exited(exit) => self.exited(exit, step),
-        }
-    }
-
-    fn load_progress(&mut self, stage: LoadStage, fraction: f32, step: &Step<'_>) {
-        if let Some(WorkerState::Starting { stalls_at, progress, .. }) = &mut self.state {
-            *progress = Some((stage, fraction.clamp(0.0, 1.0)));
-            *stalls_at = step.now + step.rules.load_stall_timeout;
-        }
-    }
-
-    fn progress(&mut self, step: &Step<'_>) {
-        if let Some(WorkerState::Busy { stalls_at, .. }) = &mut self.state {
-            *stalls_at = step.now + step.rules.hang_timeout;
-        }
-    }
-
-    fn ready(&mut self, slots: usize, step: &mut Step<'_>) {
-        if let Some(WorkerState::Starting { worker, .. }) = self.state {
-            let worker =
-                ReadyWorker { id: worker, slots: slots.clamp(1, SLOTS_MAX), since: step.now };
-            self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
-        }
-    }
-
-    fn failed(&mut self, failure: WorkerFailure, step: &mut Step<'_>) {
-        match &self.state {
-            Some(WorkerState::Starting { worker, .. }) => {
-                let worker = *worker;
-                self.refuse_all(&Refusal::LoadFailed(failure.clone()), step);
-                self.stop(worker, StopReason::Failed(failure), step);
-            }
-            Some(WorkerState::Busy { worker, .. } | WorkerState::Idle { worker, .. }) => {
-                let worker = *worker;
-                self.note_health(&worker, step.now);
-                self.stop(worker.id, StopReason::Failed(failure), step);
-            }
-            // It was going anyway, and the first reason stands.
-            Some(WorkerState::Stopping { .. } | WorkerState::Failed { .. }) | None => {}
-        }
-    }
-
-    fn exited(&mut self, exit: ProcessExit, step: &mut Step<'_>) {
-        let Some(state) = self.state.take() else {
-            return;
-        };
-        let Some(worker) = state.worker() else { return };
-        let reason = match state {
-            WorkerState::Stopping { reason, .. } => reason,
-            WorkerState::Starting { .. } => {
-                let failure = WorkerFailure::ExitedDuringLoad(exit);
-                self.refuse_all(&Refusal::LoadFailed(failure.clone()), step);
-                StopReason::Failed(failure)
-            }
-            WorkerState::Busy { worker, .. } | WorkerState::Idle { worker, .. } => {
-                self.note_health(&worker, step.now);
-                StopReason::Failed(WorkerFailure::Crashed(exit))
-            }
-            WorkerState::Failed { .. } => return,
-        };
-        step.effects.push(Effect::Gone {
-            model: self.name.clone(),
-            worker,
-            reason: reason.clone(),
-        });
-        match reason {
-            StopReason::Failed(failure) => self.back_off(failure, step),
-            StopReason::Expired | StopReason::Unloaded | StopReason::Drained => {
-                self.failures_in_a_row = 0;
-                self.last_failure = None;
-            }
-        }
-        if self.queue.is_empty() {
-            self.forget_what_was_asked();
-        }
-        self.serve_queue(step);
     }
 
     // === Time ===
@@ -283,7 +183,8 @@ impl Model {
             Some(WorkerState::Starting { .. }) => "the model is still loading",
             Some(WorkerState::Stopping { .. }) => "the model's last worker has not ended yet",
             Some(WorkerState::Busy { .. } | WorkerState::Idle { .. }) => "every slot is in use",
-            Some(WorkerState::Failed { .. }) | None => "no worker could be started",
+            Some(WorkerState::Failed { .. }) => "no worker could be started",
+            None => "other models that are in use have the memory, or the places, that it needs",
         };
         while let Some(waiter) = self.queue.pop_older_than(since) {
             let waited = step.now - waiter.since;
@@ -294,9 +195,10 @@ impl Model {
     // === The only ways from one state to another ===
 
     /// Looks at worker and queue together, once whoever wanted to go has gone.
-    fn serve_queue(&mut self, step: &mut Step<'_>) {
+    pub(super) fn serve_queue(&mut self, step: &mut Step<'_>) {
         match self.state.take() {
-            None => self.start_if_wanted(step),
+            // `make_room` sees to it.
+            None => {}
             Some(WorkerState::Idle { worker, .. }) => {
                 self.settle(worker, BTreeMap::new(), step.now + step.rules.hang_timeout, step);
             }
@@ -311,15 +213,29 @@ impl Model {
         }
     }
 
-    fn start_if_wanted(&mut self, step: &mut Step<'_>) {
-        if self.queue.is_empty() {
-            return;
-        }
+    /// Since when somebody has waited for a worker that there is none of, and who.
+    pub(super) fn wants_worker_since(&self) -> Option<(Instant, TicketId)> {
+        if self.state.is_some() { None } else { self.queue.first() }
+    }
+
+    /// Starts the worker that somebody waits for. There must be none.
+    pub(super) fn start(&mut self, step: &mut Step<'_>) {
         let worker = step.next_worker();
         step.effects.push(Effect::Spawn { model: self.name.clone(), worker });
         if self.failures_in_a_row > 0 {
             self.restarts += 1;
         }
+        if self.second_try == SecondTry::Wanted {
+            self.second_try = SecondTry::UnderWay;
+            self.restarts += 1;
+        }
+        self.claim = Some(Claim {
+            fingerprint: self.profile.fingerprint.clone(),
+            promised: self.profile.need,
+            settled: self.profile.settled,
+            measured: None,
+            ready: false,
+        });
         self.state = Some(WorkerState::Starting {
             worker,
             since: step.now,
@@ -328,8 +244,13 @@ impl Model {
         });
     }
 
+    /// What its process counts for, if it has one.
+    pub(super) fn claimed(&self) -> Option<Sum> {
+        self.claim.as_ref().map(|claim| Sum::one(claim.need()))
+    }
+
     /// Fills a ready worker's free slots from the queue; what it is then follows.
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         worker: ReadyWorker,
         mut leases: BTreeMap<TicketId, Instant>,
@@ -339,7 +260,7 @@ impl Model {
         for ticket in self.queue.take_warm() {
             step.effects.push(Effect::Warm { ticket, worker: worker.id });
         }
-        while leases.len() < worker.slots {
+        while self.leaving.is_none() && leases.len() < worker.slots {
             let Some(ticket) = self.queue.pop() else {
                 break;
             };
@@ -347,34 +268,21 @@ impl Model {
             step.effects.push(Effect::Grant { ticket, worker: worker.id });
         }
         let keep_alive = self.keep_alive();
+        self.last_used = step.now;
         if !leases.is_empty() {
             self.state = Some(WorkerState::Busy { worker, leases, stalls_at });
         } else if step.draining {
             self.stop(worker.id, StopReason::Drained, step);
+        } else if let Some(reason) = self.leaving.clone() {
+            self.stop(worker.id, reason, step);
+        } else if self.unload {
+            self.stop(worker.id, StopReason::Unloaded, step);
         } else if keep_alive.is_zero() {
             self.stop(worker.id, StopReason::Expired, step);
         } else {
             let expires_at = keep_alive.deadline(step.now);
             self.state = Some(WorkerState::Idle { worker, expires_at });
         }
-    }
-
-    fn stop(&mut self, worker: WorkerId, reason: StopReason, step: &mut Step<'_>) {
-        // A worker that hangs or lies has shown that asking does not help.
-        let hopeless = matches!(
-            reason,
-            StopReason::Failed(
-                WorkerFailure::Hung(_) | WorkerFailure::LoadStalled(_) | WorkerFailure::Protocol(_)
-            )
-        );
-        let kill_at = if hopeless {
-            step.effects.push(Effect::Kill { worker });
-            None
-        } else {
-            step.effects.push(Effect::Terminate { worker });
-            Some(step.now + step.rules.grace_period)
-        };
-        self.state = Some(WorkerState::Stopping { worker, reason, kill_at });
     }
 
     /// How long the worker stays once unused.
@@ -387,7 +295,7 @@ impl Model {
     }
 
     /// What was asked of one worker does not bind the next.
-    fn forget_what_was_asked(&mut self) {
+    pub(super) fn forget_what_was_asked(&mut self) {
         self.keep_alive = None;
         self.unload = false;
     }
@@ -407,6 +315,9 @@ impl Model {
     }
 
     fn serves_at_once(&self, wants: Wants) -> bool {
+        if self.leaving.is_some() && wants == Wants::Lease {
+            return false;
+        }
         match &self.state {
             Some(WorkerState::Idle { .. }) => true,
             Some(WorkerState::Busy { worker, leases, .. }) => {

@@ -61,6 +61,10 @@ impl Queue {
         self.waiters.front().map(|waiter| waiter.since)
     }
 
+    pub(super) fn first(&self) -> Option<(Instant, TicketId)> {
+        self.waiters.front().map(|waiter| (waiter.since, waiter.ticket))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiters.len()
     }

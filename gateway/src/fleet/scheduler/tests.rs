@@ -1,6 +1,8 @@
 //! The rules of the fleet, one test each, on a clock that the test moves.
 
 mod failures;
+mod departures;
+mod room;
 
 use super::*;
 use crate::fleet::worker::{ProcessExit, StopReason, WorkerFailure};
@@ -29,21 +31,28 @@ fn keep(s: u64) -> Option<KeepAlive> {
 const FIRST: WorkerId = WorkerId(1);
 const SECOND: WorkerId = WorkerId(2);
 
+fn rules() -> Rules {
+    Rules {
+        queue_max: 3,
+        queue_timeout: seconds(600),
+        load_stall_timeout: seconds(60),
+        hang_timeout: seconds(30),
+        grace_period: seconds(5),
+        budget: Budget::default(),
+        swap_after: seconds(10),
+    }
+}
+
 impl Bench {
     fn new() -> Self {
-        let rules = Rules {
-            queue_max: 3,
-            queue_timeout: seconds(600),
-            load_stall_timeout: seconds(60),
-            hang_timeout: seconds(30),
-            grace_period: seconds(5),
-        };
         let profile = Profile {
             fingerprint: String::new(),
             keep_alive: KeepAlivePolicy::of(KeepAlive::For(seconds(300))),
             pinned: false,
+            need: Need::default(),
+            settled: None,
         };
-        Self { scheduler: Scheduler::new(rules), now: Instant::now(), tickets: 0, profile }
+        Self { scheduler: Scheduler::new(rules()), now: Instant::now(), tickets: 0, profile }
     }
 
     /// A bench whose first worker is ready, with nobody using it.
@@ -188,7 +197,7 @@ fn a_policy_bounds_what_a_request_asks_for_and_an_unload_is_obeyed_all_the_same(
     bench.leave(ticket);
     assert_eq!(bench.scheduler.next_deadline(), Some(bench.now + seconds(60)));
     let (ticket, _) = bench.acquire();
-    bench.handle(Event::Unload { model: model() });
+    bench.handle(Event::Unload { model: model(), when: Unloading::Unused });
     assert_eq!(bench.leave(ticket), [Effect::Terminate { worker: FIRST }]);
 }
 
@@ -200,7 +209,7 @@ fn a_pinned_worker_never_expires() {
     bench.ready(FIRST, 1);
     bench.leave(ticket);
     assert_eq!(bench.scheduler.next_deadline(), None);
-    let unloaded = bench.handle(Event::Unload { model: model() });
+    let unloaded = bench.handle(Event::Unload { model: model(), when: Unloading::Unused });
     assert_eq!(unloaded, [Effect::Terminate { worker: FIRST }]);
 }
 
@@ -299,7 +308,7 @@ fn unloading_waits_for_requests() {
     let mut bench = Bench::new();
     let (ticket, _) = bench.acquire();
     bench.ready(FIRST, 1);
-    let unload = || Event::Unload { model: model() };
+    let unload = || Event::Unload { model: model(), when: Unloading::Unused };
     assert_eq!(bench.handle(unload()), []);
     assert_eq!(bench.leave(ticket), [Effect::Terminate { worker: FIRST }]);
     // Whoever waits for the next worker is served, and then that one leaves as well.
@@ -342,7 +351,7 @@ fn loading_an_idle_model_begins_its_idle_time_anew() {
 #[test]
 fn unloading_a_model_that_is_not_there_starts_nothing() {
     let mut bench = Bench::new();
-    assert_eq!(bench.handle(Event::Unload { model: model() }), []);
+    assert_eq!(bench.handle(Event::Unload { model: model(), when: Unloading::Unused }), []);
     assert!(bench.scheduler.is_empty());
 }
 

@@ -7,7 +7,8 @@ use hearth_shared::protocol::LoadStage;
 use tokio::time::Instant;
 
 use super::model::Model;
-use crate::fleet::worker::{Retry, WorkerFailure, WorkerId, WorkerState};
+use super::room::{Claim, Need};
+use crate::fleet::worker::{Retry, StopReason, WorkerFailure, WorkerId, WorkerState};
 use crate::keep_alive::KeepAlive;
 
 /// One model at one moment.
@@ -25,6 +26,10 @@ pub struct ModelView {
     pub restarts: u64,
     /// What went wrong last, since the last worker that ended well.
     pub last_failure: Option<WorkerFailure>,
+    /// Whether the worker never leaves by itself.
+    pub pinned: bool,
+    /// What its process counts for in the budget, if there is one.
+    pub holds: Option<Need>,
 }
 
 /// What a worker does, in the terms of `/api/ps`.
@@ -40,7 +45,12 @@ pub struct PhaseView {
     pub progress: Option<(LoadStage, f32)>,
     /// What will happen, and when.
     pub next: NextView,
+    /// Why it goes, if it does: now, or once it has finished what it has.
+    pub leaving: Option<&'static str>,
 }
+
+/// The word for a model that somebody waits for and that there is no room for.
+pub const WAITING: &str = "waiting";
 
 /// The instant that a client of `/api/ps` wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,17 +70,22 @@ impl ModelView {
         let keep_alive = model.keep_alive();
         Self {
             name: model.name().clone(),
-            phase: model.state().map(|state| PhaseView::of(state, keep_alive)),
+            phase: PhaseView::of(model, keep_alive),
             queued: model.queue.len(),
             keep_alive,
             restarts: model.restarts,
             last_failure: model.last_failure.clone(),
+            pinned: model.profile.pinned,
+            holds: model.claim.as_ref().map(Claim::need),
         }
     }
 }
 
 impl PhaseView {
-    fn of(state: &WorkerState, keep_alive: KeepAlive) -> Self {
+    fn of(model: &Model, keep_alive: KeepAlive) -> Option<Self> {
+        let Some(state) = model.state() else {
+            return model.wants_worker_since().map(|_| Self::waiting(keep_alive));
+        };
         let (in_flight, progress, next) = match state {
             WorkerState::Starting { progress, .. } => (0, *progress, NextView::After(keep_alive)),
             WorkerState::Busy { leases, .. } => (leases.len(), None, NextView::After(keep_alive)),
@@ -81,7 +96,32 @@ impl PhaseView {
                 (0, None, NextView::Retry(None))
             }
         };
-        Self { word: state.word(), worker: state.worker(), in_flight, progress, next }
+        let leaving = match state {
+            WorkerState::Stopping { reason, .. } => Some(reason.label()),
+            WorkerState::Busy { .. } => model.leaving.as_ref().map(StopReason::label),
+            WorkerState::Starting { .. }
+            | WorkerState::Idle { .. }
+            | WorkerState::Failed { .. } => None,
+        };
+        Some(Self {
+            word: state.word(),
+            worker: state.worker(),
+            in_flight,
+            progress,
+            next,
+            leaving,
+        })
+    }
+
+    fn waiting(keep_alive: KeepAlive) -> Self {
+        Self {
+            word: WAITING,
+            worker: None,
+            in_flight: 0,
+            progress: None,
+            next: NextView::After(keep_alive),
+            leaving: None,
+        }
     }
 }
 

@@ -1,0 +1,198 @@
+//! What each model's worker took when it was last loaded, kept across restarts; and what one is
+//! reckoned to take that never was.
+//!
+//! The fleet's task asks before a load and notes what it sees. The file is small, written whole and
+//! moved into its place, so that a gateway that is killed leaves the old one or the new one. It is
+//! no more than a memory: one that is damaged is forgotten.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hearth_shared::ids::ModelName;
+use hearth_shared::protocol::{ExecutionProvider, LoadSpec};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::scheduler::Need;
+use crate::catalog::Model;
+
+/// What a worker takes beside its weights: itself, ONNX Runtime, a tokenizer, some cache.
+const BESIDE_WEIGHTS: u64 = 160 << 20;
+/// A GGUF file's weights are held in this many eighths of a byte each, whatever the file has.
+const GGUF_BITS: u64 = 9;
+/// A need that grew by less than this part is not worth writing down.
+const WORTH_NOTING: u64 = 32;
+
+/// What one worker took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// While it loaded, at most.
+    load_memory: u64,
+    /// While it served, at most.
+    memory: u64,
+    device: u64,
+}
+
+impl Record {
+    /// What loading it takes.
+    pub(super) fn load(self) -> Need {
+        Need { memory: self.load_memory.max(self.memory), device: self.device }
+    }
+
+    /// What it takes once it is loaded.
+    pub(super) fn settled(self) -> Need {
+        Need { memory: self.memory, device: self.device }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    /// Of files, settings and program: the record is for exactly these.
+    key: String,
+    #[serde(flatten)]
+    record: Record,
+}
+
+/// All records, by model.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    file: PathBuf,
+    entries: BTreeMap<ModelName, Entry>,
+    changed: bool,
+}
+
+impl Records {
+    /// Reads the file; one that is not there or makes no sense is as good as empty.
+    pub(super) fn open(file: PathBuf) -> Self {
+        let entries = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                let path = file.display();
+                tracing::warn!("{path} makes no sense and is begun anew: {error}");
+                BTreeMap::new()
+            }),
+            Err(_not_there_yet) => BTreeMap::new(),
+        };
+        Self { file, entries, changed: false }
+    }
+
+    /// What the model took with this fingerprint.
+    pub(super) fn of(&self, model: &ModelName, fingerprint: &str) -> Option<Record> {
+        let entry = self.entries.get(model)?;
+        (entry.key == key(fingerprint)).then_some(entry.record)
+    }
+
+    /// Notes what it takes now; what it once took stays, unless it was another.
+    pub(super) fn note(&mut self, model: &ModelName, fingerprint: &str, load_peak: u64, now: Need) {
+        let key = key(fingerprint);
+        let seen = Record { load_memory: load_peak, memory: now.memory, device: now.device };
+        let entry = self.entries.get(model).filter(|entry| entry.key == key);
+        let record = entry.map_or(seen, |Entry { record, .. }| Record {
+            load_memory: record.load_memory.max(load_peak),
+            memory: record.memory.max(now.memory),
+            device: record.device.max(now.device),
+        });
+        let worth = entry.is_none_or(|Entry { record: old, .. }| {
+            let grew = |old: u64, new: u64| new > old + old / WORTH_NOTING;
+            grew(old.load_memory, record.load_memory)
+                || grew(old.memory, record.memory)
+                || grew(old.device, record.device)
+        });
+        if worth {
+            self.entries.insert(model.clone(), Entry { key, record });
+            self.changed = true;
+        }
+    }
+
+    /// The file's new content and place, if there is anything new.
+    pub(super) fn take_unwritten(&mut self) -> Option<(PathBuf, Vec<u8>)> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let bytes = serde_json::to_vec_pretty(&self.entries).expect("names and numbers are JSON");
+        Some((self.file.clone(), bytes))
+    }
+}
+
+/// Writes a file whole or not at all. Blocks.
+pub(super) fn write(file: &Path, bytes: &[u8]) {
+    let draft = file.with_extension("new");
+    let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, file));
+    if let Err(error) = written {
+        // The next load is reckoned from its files again; serving goes on.
+        tracing::warn!(path = %file.display(), %error, "what models take can't be written down");
+    }
+}
+
+fn key(fingerprint: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(env!("CARGO_PKG_VERSION"));
+    hash.update(fingerprint);
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a model that was never loaded is likely to take, by its files.
+pub(super) fn reckon(model: &Model, spec: &LoadSpec) -> Need {
+    let weights = match model.facts.format {
+        "gguf" => {
+            let bits = bits(&model.facts.quantization_level);
+            // Half a bit for the scales that stand beside the weights in the file.
+            model.size_bytes.saturating_mul(2 * GGUF_BITS) / (2 * bits + 1)
+        }
+        _ => model.size_bytes,
+    };
+    match spec.execution_provider {
+        ExecutionProvider::Cuda | ExecutionProvider::DirectMl => {
+            Need { memory: BESIDE_WEIGHTS, device: weights }
+        }
+        ExecutionProvider::Cpu | ExecutionProvider::Auto => {
+            Need { memory: weights.saturating_add(BESIDE_WEIGHTS), device: 0 }
+        }
+    }
+}
+
+/// `Q4_K_M` is 4, `BF16` 16; what says nothing is taken for the smallest, which asks for most.
+fn bits(quantization: &str) -> u64 {
+    let digits = quantization.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok().filter(|bits| (2..=64).contains(bits)).unwrap_or(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need(memory: u64) -> Need {
+        Need { memory, device: 0 }
+    }
+
+    #[test]
+    fn what_was_seen_is_kept_across_restarts_and_for_the_same_files_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("memory.json");
+        let m: ModelName = "m".parse().unwrap();
+        let mut records = Records::open(file.clone());
+        assert_eq!(records.of(&m, "files"), None);
+        records.note(&m, "files", 300, need(100));
+        records.note(&m, "files", 200, need(150));
+        let (path, bytes) = records.take_unwritten().unwrap();
+        assert_eq!(records.take_unwritten(), None);
+        write(&path, &bytes);
+        let mut records = Records::open(file.clone());
+        let record = records.of(&m, "files").unwrap();
+        assert_eq!((record.load(), record.settled()), (need(300), need(150)));
+        assert_eq!(records.of(&m, "other files"), None);
+        records.note(&m, "files", 301, need(151));
+        assert_eq!(records.take_unwritten(), None, "hardly more");
+        std::fs::write(&file, "{").unwrap();
+        assert_eq!(Records::open(file).of(&m, "files"), None);
+    }
+
+    #[test]
+    fn the_bits_of_a_weight_are_read_from_ollamas_words() {
+        for (words, bits_each) in
+            [("Q4_K_M", 4), ("Q8_0", 8), ("F16", 16), ("BF16", 16), ("", 4), ("unknown", 4)]
+        {
+            assert_eq!(bits(words), bits_each, "{words}");
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! The one task that owns every worker: it feeds the scheduler events in order, carries its effects
+//! out, measures what workers take, and publishes what others may see.
+//!
+//! Started once, by `cli/serve.rs`. It decides nothing itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_shared::ids::ModelName;
+use hearth_shared::protocol::{LoadSpec, ModelCard};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::{self, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::child::{self, Spawner};
+use super::life::{Life, ORDERS_MAX, Order, Report};
+use super::link::{Link, Loss};
+use super::records::{self, Records};
+use super::scheduler::{Effect, Event, Need, Profile, Refusal, Scheduler, WorkerNews};
+use super::status::{self, Snapshot, Transition, WorkerFacts};
+use super::worker::{ProcessExit, StopReason, TicketId, WorkerId};
+use super::{Command, Settings, WorkerSettings};
+use crate::catalog::{self, Model};
+use crate::metrics::FleetMetrics;
+
+/// How often workers are looked at while there are any.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+
+/// The one task that owns every worker.
+#[derive(Debug)]
+pub struct FleetTask {
+    pub(super) scheduler: Scheduler,
+    pub(super) workers: WorkerSettings,
+    pub(super) spawner: Spawner,
+    pub(super) records: Records,
+    pub(super) crew: HashMap<WorkerId, Crew>,
+    /// The catalogue's entry that each model was last asked for with.
+    pub(super) models: HashMap<ModelName, Arc<Model>>,
+    pub(super) pending: HashMap<TicketId, oneshot::Sender<Result<Link, Refusal>>>,
+    pub(super) lives: JoinSet<()>,
+    /// Writes the records, one at a time.
+    pub(super) writer: JoinSet<()>,
+    /// Whose life each task is.
+    pub(super) tasks: HashMap<task::Id, (ModelName, WorkerId)>,
+    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) news: mpsc::Receiver<Report>,
+    pub(super) publisher: watch::Sender<Arc<Snapshot>>,
+    pub(super) transitions: broadcast::Sender<Arc<Transition>>,
+    /// Why workers went since the last time that something was published.
+    pub(super) gone: HashMap<ModelName, StopReason>,
+    pub(super) metrics: FleetMetrics,
+    pub(super) hang_timeout: Duration,
+    pub(super) draining: bool,
+}
+
+/// What belongs to one worker beside its state.
+#[derive(Debug)]
+pub(super) struct Crew {
+    model: Arc<Model>,
+    fingerprint: String,
+    orders: mpsc::Sender<Order>,
+    spawned: Instant,
+    pid: Option<u32>,
+    loaded: Option<Loaded>,
+    takes: Need,
+    /// Tokens that it had generated when it was last looked at, when that was, and how many it
+    /// generates in a second.
+    tokens: (u64, Instant, f64),
+}
+
+#[derive(Debug)]
+struct Loaded {
+    link: Link,
+    card: Arc<ModelCard>,
+    at: jiff::Timestamp,
+    /// The most that it took until then.
+    load_peak: u64,
+}
+
+impl FleetTask {
+    /// Runs until the fleet was drained and the last worker is gone.
+    pub async fn run(mut self) {
+        let mut measure = tokio::time::interval(MEASURE_EVERY);
+        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !(self.draining && self.scheduler.is_empty() && self.lives.is_empty()) {
+            let deadline = self.scheduler.next_deadline();
+            tokio::select! {
+                // What workers report is heard first: a request that has just lost its worker
+                // must find the scheduler knowing it.
+                biased;
+                Some(report) = self.news.recv() => self.hear(report),
+                Some(command) = self.inbox.recv() => self.obey(command),
+                Some(ended) = self.lives.join_next_with_id() => self.bury(ended),
+                Some(_written) = self.writer.join_next() => self.write_records(),
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)),
+                    if deadline.is_some() => self.give(Event::Tick),
+                _tick = measure.tick(), if !self.crew.is_empty() => self.measure_all(),
+            }
+            self.publish();
+        }
+        // What is being written now may be older than what is known.
+        while self.writer.join_next().await.is_some() {}
+        self.write_records();
+        while self.writer.join_next().await.is_some() {}
+    }
+
+    /// A life that ended has reported so itself, unless it panicked.
+    fn bury(&mut self, ended: Result<(task::Id, ()), JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some((model, worker)) = self.tasks.remove(&id) else { return };
+        if let Err(error) = ended {
+            tracing::error!(%model, worker = %worker, %error, "the task of a worker panicked");
+            let news = WorkerNews::Exited(ProcessExit::Unknown);
+            self.give(Event::Worker { model, worker, news });
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Acquire { model, ticket, keep_alive, wants, answer } => {
+                self.pending.insert(ticket, answer);
+                let profile = Arc::new(self.profile(&model));
+                let name = model.name.clone();
+                self.models.insert(name.clone(), model);
+                let event = Event::Acquire { model: name, ticket, keep_alive, profile, wants };
+                self.give(event);
+            }
+            Command::Event(event) => {
+                self.draining |= matches!(event, Event::Drain { .. });
+                if let Event::Leave { ticket, .. } = &event {
+                    self.pending.remove(ticket);
+                }
+                self.give(event);
+            }
+            Command::Configure(settings) => {
+                let Settings { rules, models } = *settings;
+                self.hang_timeout = rules.hang_timeout;
+                self.scheduler.set_rules(rules);
+                self.workers.models = models;
+                for model in self.models.values().cloned().collect::<Vec<_>>() {
+                    self.revise(&model);
+                }
+                self.give(Event::Tick);
+            }
+            Command::Catalogue(models) => self.compare(&models),
+        }
+    }
+
+    /// The models directory as it is now: what was loaded from other files than these is not kept.
+    fn compare(&mut self, found: &catalog::Models) {
+        for known in self.models.values().cloned().collect::<Vec<_>>() {
+            match found.get(&known.name) {
+                Some(model) if model.digest == known.digest => {}
+                Some(model) => {
+                    tracing::info!(model = %model.name, "its files have changed");
+                    self.models.insert(model.name.clone(), Arc::clone(model));
+                    self.revise(model);
+                }
+                None => self.give(Event::Revise { model: known.name.clone(), profile: None }),
+            }
+        }
+    }
+
+    fn revise(&mut self, model: &Model) {
+        let profile = Some(Arc::new(self.profile(model)));
+        self.give(Event::Revise { model: model.name.clone(), profile });
+    }
+
+    fn load_spec(&self, model: &Model) -> LoadSpec {
+        let settings = self.workers.models.of(&model.name);
+        settings.load_spec(&model.name, &model.path, &self.workers.runtime_library)
+    }
+
+    fn profile(&self, model: &Model) -> Profile {
+        let settings = self.workers.models.of(&model.name);
+        let spec = self.load_spec(model);
+        let fingerprint = fingerprint(model, &spec);
+        let record = self.records.of(&model.name, &fingerprint);
+        Profile {
+            keep_alive: settings.keep_alive,
+            pinned: settings.pinned,
+            need: record.map_or_else(|| records::reckon(model, &spec), records::Record::load),
+            settled: record.map(records::Record::settled),
+            fingerprint,
+        }
+    }
+
+    fn hear(&mut self, report: Report) {
+        match report {
+            Report::Event(event) => {
+                let ready = match &event {
+                    Event::Worker { worker, news: WorkerNews::Ready { .. }, .. } => Some(*worker),
+                    _ => None,
+                };
+                self.give(event);
+                if let Some(worker) = ready
+                    && let Some(crew) = self.crew.get(&worker)
+                {
+                    self.metrics.loaded(&crew.model.name, crew.spawned.elapsed());
+                    self.measure(worker);
+                }
+            }
+            Report::Spawned { worker, pid } => {
+                if let Some(crew) = self.crew.get_mut(&worker) {
+                    crew.pid = Some(pid);
+                }
+            }
+            Report::Loaded { worker, link, card } => {
+                if let Some(crew) = self.crew.get_mut(&worker) {
+                    tracing::info!(
+                        model = %crew.model.name,
+                        worker = %worker,
+                        architecture = card.architecture,
+                        provider = card.execution_provider.as_str(),
+                        context_length = card.context_length,
+                        slots = card.slots,
+                        runtime = card.runtime_version,
+                        "worker ready"
+                    );
+                    let at = jiff::Timestamp::now();
+                    let load_peak = crew.pid.and_then(child::peak_resident_bytes).unwrap_or(0);
+                    crew.loaded = Some(Loaded { link, card: Arc::new(*card), at, load_peak });
+                }
+            }
+        }
+    }
+
+    fn measure_all(&mut self) {
+        for worker in self.crew.keys().copied().collect::<Vec<_>>() {
+            self.measure(worker);
+        }
+        self.write_records();
+    }
+
+    fn measure(&mut self, worker: WorkerId) {
+        let Some(crew) = self.crew.get_mut(&worker) else { return };
+        let Some(memory) = crew.pid.and_then(child::resident_bytes) else { return };
+        let card = crew.loaded.as_ref().map(|loaded| &loaded.card);
+        let device = card.and_then(|card| card.device_bytes).unwrap_or(0);
+        let takes = Need { memory, device };
+        if let Some(loaded) = &crew.loaded {
+            let (before, since, _) = crew.tokens;
+            let (tokens, now) = (loaded.link.tokens(), Instant::now());
+            let elapsed = now.duration_since(since);
+            if elapsed >= MEASURE_EVERY / 2 {
+                #[expect(clippy::cast_precision_loss, reason = "a rate is no exact number")]
+                let per_second = (tokens - before) as f64 / elapsed.as_secs_f64();
+                crew.tokens = (tokens, now, per_second);
+            }
+            let name = &crew.model.name;
+            self.records.note(name, &crew.fingerprint, loaded.load_peak, takes);
+        }
+        if crew.takes != takes {
+            crew.takes = takes;
+            let (model, news) = (crew.model.name.clone(), WorkerNews::Measured(takes));
+            self.give(Event::Worker { model, worker, news });
+        }
+    }
+
+    fn write_records(&mut self) {
+        // One at a time, so that the last one written is the last one.
+        if self.writer.is_empty()
+            && let Some((file, bytes)) = self.records.take_unwritten()
+        {
+            self.writer.spawn_blocking(move || records::write(&file, &bytes));
+        }
+    }
+
+    fn give(&mut self, event: Event) {
+        for effect in self.scheduler.handle(event, Instant::now()) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn { model, worker } => self.spawn(&model, worker),
+            Effect::Terminate { worker } => self.send_order(worker, Order::Terminate),
+            Effect::Kill { worker } => self.send_order(worker, Order::Kill),
+            Effect::CutOff { worker } => {
+                let crew = self.crew.get(&worker);
+                if let Some(loaded) = crew.and_then(|crew| crew.loaded.as_ref()) {
+                    loaded.link.close(Loss::Unloaded);
+                }
+            }
+            Effect::Grant { ticket, worker } | Effect::Warm { ticket, worker } => {
+                let link = self.crew.get(&worker).and_then(|crew| crew.loaded.as_ref());
+                let answer = self.pending.remove(&ticket);
+                if let (Some(answer), Some(loaded)) = (answer, link) {
+                    // Whoever stopped waiting gives the place back by himself.
+                    drop(answer.send(Ok(loaded.link.clone())));
+                }
+            }
+            Effect::Refuse { ticket, refusal } => {
+                if let Some(answer) = self.pending.remove(&ticket) {
+                    drop(answer.send(Err(refusal)));
+                }
+            }
+            Effect::Gone { model, worker, reason } => self.gone(model, worker, reason),
+        }
+    }
+
+    fn gone(&mut self, model: ModelName, worker: WorkerId, reason: StopReason) {
+        self.crew.remove(&worker);
+        self.metrics.exited(&model, &reason);
+        match &reason {
+            StopReason::Failed(failure) => {
+                tracing::warn!(%model, worker = %worker, %failure, "worker failed");
+            }
+            StopReason::Evicted(cause) => {
+                tracing::info!(%model, worker = %worker, cause = cause.label(), "worker evicted");
+            }
+            StopReason::Expired
+            | StopReason::Unloaded
+            | StopReason::Replaced
+            | StopReason::Drained => {
+                tracing::info!(%model, worker = %worker, reason = reason.label(), "worker gone");
+            }
+        }
+        self.gone.insert(model, reason);
+    }
+
+    fn spawn(&mut self, name: &ModelName, worker: WorkerId) {
+        let model =
+            Arc::clone(self.models.get(name).expect("only models that were asked for start"));
+        let (orders, inbox) = mpsc::channel(ORDERS_MAX);
+        let spec = self.load_spec(&model);
+        let fingerprint = fingerprint(&model, &spec);
+        let life = Life {
+            worker,
+            model: name.clone(),
+            run_dir: self.workers.run_dir.clone(),
+            program: self.workers.program.clone(),
+            environment: self.workers.environment.clone(),
+            spec,
+            spawner: self.spawner.clone(),
+            hang_timeout: self.hang_timeout,
+            reports: self.reports.clone(),
+            orders: inbox,
+        };
+        tracing::info!(model = %name, worker = %worker, "starting a worker");
+        self.metrics.spawned(name);
+        let spawned = Instant::now();
+        let (pid, loaded, takes) = (None, None, Need::default());
+        let tokens = (0, spawned, 0.0);
+        let crew = Crew { model, fingerprint, orders, spawned, pid, loaded, takes, tokens };
+        self.crew.insert(worker, crew);
+        let id = self.lives.spawn(life.live()).id();
+        self.tasks.insert(id, (name.clone(), worker));
+    }
+
+    fn send_order(&self, worker: WorkerId, order: Order) {
+        if let Some(crew) = self.crew.get(&worker)
+            && let Err(error) = crew.orders.try_send(order)
+        {
+            tracing::debug!(worker = %worker, %error, "the worker is gone already");
+        }
+    }
+
+    fn publish(&mut self) {
+        let facts = |worker: WorkerId| {
+            self.crew.get(&worker).map(|crew| WorkerFacts {
+                pid: crew.pid,
+                card: crew.loaded.as_ref().map(|loaded| Arc::clone(&loaded.card)),
+                loaded_at: crew.loaded.as_ref().map(|loaded| loaded.at),
+                tokens_per_second: crew.tokens.2,
+            })
+        };
+        let models = self.scheduler.view().map(|view| {
+            let facts = view.phase.as_ref().and_then(|phase| phase.worker).and_then(facts);
+            let entry = Arc::clone(self.models.get(&view.name).expect("it was asked for"));
+            status::ModelStatus { view, model: entry, worker: facts.unwrap_or_default() }
+        });
+        let snapshot = Snapshot {
+            models: models.collect(),
+            draining: self.draining,
+            budget: self.scheduler.budget(),
+        };
+        let gone = std::mem::take(&mut self.gone);
+        let before = self.publisher.send_replace(Arc::new(snapshot));
+        for transition in status::transitions(&before, &self.publisher.borrow(), &gone) {
+            // Nobody may be listening.
+            drop(self.transitions.send(Arc::new(transition)));
+        }
+    }
+}
+
+/// Differs whenever a worker would load something else.
+fn fingerprint(model: &Model, spec: &LoadSpec) -> String {
+    format!("{} {spec:?}", model.digest)
+}

@@ -1,0 +1,123 @@
+//! Room between models, with real processes.
+
+use hearth_tests::patiently;
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::home;
+
+#[tokio::test]
+async fn the_longest_unused_model_makes_room() {
+    let home = home().with_fake_model("n");
+    let gateway = home.start_fake(&[], &[("HEARTH_MAX_MODELS", "1")]).await;
+    gateway.chat("m", json!({"keep_alive": -1})).await.text().await;
+    let first = gateway.stage.next_worker().await;
+    let answer = gateway.chat("n", json!({})).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    first.gone().await;
+    assert_eq!(gateway.reaches("idle").await["name"], "n:latest");
+    let evictions = "hearth_evictions_total{model=\"m\",cause=\"max_models\"}";
+    assert_eq!(gateway.metric(evictions).await, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_room_is_shown_and_served_when_there_is_some() {
+    let home = home().with_fake_model("n");
+    let flags = ["--at", "token:1=hold"];
+    let gateway = home.start_fake(&flags, &[("HEARTH_MAX_MODELS", "1")]).await;
+    let mut busy = gateway.chat("m", json!({"stream": true})).await;
+    busy.delta().await;
+    let mut first = gateway.stage.next_worker().await;
+    let finish = async {
+        patiently("it to wait", async {
+            let waits = json!([{"name": "n:latest", "queued": 1}]);
+            while gateway.get("/api/ps").await.json().await["waiting"] != waits {}
+        })
+        .await;
+        let state = "hearth_worker_state{model=\"n\",state=\"waiting\"}";
+        assert_eq!(gateway.metric(state).await, Some(1.0));
+        assert_eq!(gateway.metric("hearth_requests_queued").await, Some(1.0));
+        first.go().await;
+        busy.events().await;
+        first.gone().await;
+        let mut second = gateway.stage.next_worker().await;
+        second.heard("at token:1").await;
+        second.go().await;
+    };
+    let (answer, ()) = tokio::join!(gateway.chat("n", json!({})), finish);
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_model_that_can_never_fit_is_refused_at_once_with_the_sums() {
+    let gateway = home().start_fake(&[], &[("HEARTH_MEMORY", "64MiB")]).await;
+    let answer = gateway.chat("m", json!({})).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.headers["x-should-retry"], "false");
+    let error = answer.json().await["error"].clone();
+    assert_eq!(error["code"], "insufficient_memory");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.starts_with(
+            "m: the model needs 160.0 MiB of memory by its files, and 64.0 MiB is all there may be"
+        ),
+        "{message}"
+    );
+    assert!(!gateway.stage.has_another().await);
+}
+
+#[tokio::test]
+async fn what_a_model_took_is_known_after_a_restart() {
+    let gateway = home().start_fake(&[], &[]).await;
+    gateway.chat("m", json!({})).await.text().await;
+    let file = gateway.home().join("memory.json");
+    let record = patiently("the record", async {
+        loop {
+            if let Ok(text) = std::fs::read_to_string(&file) {
+                return serde_json::from_str::<Value>(&text).unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let took = record["m"]["memory"].as_u64().unwrap();
+    assert!((100_000..100_000_000).contains(&took), "{record}");
+    let ps = gateway.reaches("idle").await;
+    assert!(ps["size_held"].as_u64().unwrap() >= took * 9 / 10, "{ps}");
+    let held = gateway.metric("hearth_memory_held_bytes").await.unwrap();
+    assert!(held > 100_000.0, "{held}");
+}
+
+#[tokio::test]
+async fn ten_thousand_scrapes_change_nothing() {
+    let gateway = home().start_fake(&[], &[]).await;
+    gateway.chat("m", json!({"keep_alive": -1})).await.text().await;
+    let before = gateway.reaches("idle").await;
+    let scrapes = (0..8).map(|_| async {
+        for _ in 0..1250 {
+            assert_eq!(gateway.get("/metrics").await.status, StatusCode::OK);
+        }
+    });
+    futures_util::future::join_all(scrapes).await;
+    let after = gateway.reaches("idle").await;
+    for key in ["pid", "state", "keep_alive", "loaded_at", "restarts"] {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+    assert_eq!(gateway.metric("hearth_worker_spawns_total{model=\"m\"}").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn three_hundred_requests_around_the_idle_deadline_are_all_served() {
+    const KEEP_ALIVE_MS: u64 = 20;
+    let gateway = home().start_fake(&["--tokens", "1"], &[]).await;
+    for trial in 0..300_u64 {
+        let body = json!({"keep_alive": "20ms", "max_tokens": 1});
+        let answer = gateway.chat("m", body).await;
+        assert_eq!(answer.status, StatusCode::OK, "trial {trial}");
+        answer.text().await;
+        // Time itself is what is tried here: from two milliseconds before to two after.
+        let micros = (KEEP_ALIVE_MS - 2) * 1000 + trial % 41 * 100;
+        tokio::time::sleep(std::time::Duration::from_micros(micros)).await;
+        drop(tokio::time::timeout(std::time::Duration::ZERO, gateway.stage.next_worker()).await);
+    }
+}
