@@ -170,9 +170,7 @@ fn a_hundred_schemas_hold_for_a_model_that_knows_nothing() {
 #[test]
 fn schemas_hold_for_a_real_model() {
     let Some(mut loaded) = smollm2() else { return };
-    let prompt = |schema: &Value| {
-        Prompt::Chat(user(&format!("Give an example as JSON that satisfies {schema}")))
-    };
+    let prompt = |_: &Value| Prompt::Chat(user("Give an example as JSON."));
     assert_eq!(count_valid(&mut loaded, 8, prompt), (8, 0));
 }
 
