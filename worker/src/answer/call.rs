@@ -157,7 +157,7 @@ impl CallReader {
         }
         let (key, text) = (std::mem::take(key), std::mem::take(text));
         self.state = State::CommaOrEnd;
-        self.value_is_over(&key, text, news)?;
+        self.value_is_over(&key, &text, news)?;
         match status {
             Status::OverBefore => self.push(character, news),
             Status::Over | Status::GoesOn => Ok(false),
@@ -167,12 +167,12 @@ impl CallReader {
     fn value_is_over(
         &mut self,
         key: &str,
-        text: String,
+        text: &str,
         news: &mut Vec<News>,
     ) -> Result<(), Invalid> {
         match key {
             "name" if self.name.is_none() => {
-                let name: String = serde_json::from_str(&text).map_err(|_error| Invalid)?;
+                let name: String = serde_json::from_str(text).map_err(|_error| Invalid)?;
                 if !self.names.contains(&name) {
                     return Err(Invalid);
                 }
@@ -183,7 +183,7 @@ impl CallReader {
                 self.name = Some(name);
             }
             "arguments" | "parameters" if self.arguments == Arguments::Missing => {
-                let arguments = object_in(&text)?;
+                let arguments = object_in(text)?;
                 match self.name.clone() {
                     Some(name) => self.tell(name, arguments, news),
                     None => self.arguments = Arguments::Waiting(arguments),

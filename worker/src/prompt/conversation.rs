@@ -131,7 +131,7 @@ fn write_calls(message: &mut Json) {
         return;
     };
     drop_empty_calls(fields);
-    let calls: Vec<String> = calls_of(fields).map(|call| written_call(call)).collect();
+    let calls: Vec<String> = calls_of(fields).map(written_call).collect();
     if calls.is_empty() {
         return;
     }

@@ -161,6 +161,9 @@ fn shortened(error: &str) -> String {
     if error.starts_with("panic: ") {
         return "the grammar's compiler gave up on it".to_owned();
     }
+    if error.starts_with("NoExtension") {
+        return "nothing can follow it".to_owned();
+    }
     let text = error.split("\n<").next().unwrap_or_default().trim();
     let text = match text.strip_prefix("Unsatisfiable schema: ") {
         Some(why) => format!("nothing can satisfy the schema: {why}"),

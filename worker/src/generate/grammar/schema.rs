@@ -31,6 +31,10 @@ const REFUSED: [&str; 18] = [
     "disallow",
 ];
 
+/// The digits of `multipleOf`, and the least common multiple of several where schemas are put
+/// together: numbers are followed remainder by remainder.
+const MULTIPLE_MAX: u64 = 10_000;
+
 /// Formats that are enforced.
 const FORMATS: [&str; 10] =
     ["date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
@@ -66,8 +70,11 @@ pub(super) fn check_length(text: &str) -> Result<(), String> {
 /// # Errors
 /// What can't be enforced, and where it stands.
 pub(super) fn check(mut schema: Value) -> Result<Value, String> {
-    let mut findings = Findings::default();
+    let mut findings = Findings { composes: false, common_multiple: 1 };
     visit(&mut schema, &mut Vec::new(), &mut |keywords, path| findings.check(keywords, path))?;
+    if findings.composes && findings.common_multiple > MULTIPLE_MAX {
+        return Err(format!("`multipleOf`s come together to more than {MULTIPLE_MAX}"));
+    }
     if !findings.composes {
         visit(&mut schema, &mut Vec::new(), &mut |keywords, _path| {
             close(keywords);
@@ -126,10 +133,11 @@ fn place(path: &[String]) -> String {
     format!("`#/{}`", path.join("/")).replace("`#/`", "the JSON schema")
 }
 
-#[derive(Default)]
 struct Findings {
     /// Whether schemas are put together from several, so that closing one would close others out.
     composes: bool,
+    /// Of all that `multipleOf` says, decimal points left out.
+    common_multiple: u64,
 }
 
 impl Findings {
@@ -143,6 +151,19 @@ impl Findings {
             return Err(format!("`{word}` can't be enforced (in {})", place(path)));
         }
         check_format(keywords, path)?;
+        if let Some(multiple) = keywords.get("multipleOf") {
+            let Some(digits) =
+                digits(multiple).filter(|digits| (1..=MULTIPLE_MAX).contains(digits))
+            else {
+                return Err(format!(
+                    "`multipleOf` {multiple} can't be enforced: its digits make more than \
+                     {MULTIPLE_MAX} or are none (in {})",
+                    place(path)
+                ));
+            };
+            let common = self.common_multiple;
+            self.common_multiple = (common / divisor(common, digits)).saturating_mul(digits);
+        }
         if let Some(reference) = keywords.get("$ref") {
             let text = reference.as_str().unwrap_or_default();
             if !(text == "#" || text.starts_with("#/")) || text.contains(['~', '%']) {
@@ -158,6 +179,16 @@ impl Findings {
         self.composes |= keywords.contains_key("allOf") || (joins && states);
         Ok(())
     }
+}
+
+/// A number's digits as one integer, its decimal point left out.
+fn digits(number: &Value) -> Option<u64> {
+    number.to_string().replace('.', "").parse().ok()
+}
+
+/// The greatest common divisor.
+fn divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { divisor(b, a % b) }
 }
 
 fn check_format(keywords: &mut Map<String, Value>, path: &[String]) -> Result<(), String> {

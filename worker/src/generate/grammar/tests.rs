@@ -283,6 +283,12 @@ fn what_can_not_be_enforced_is_refused_in_words() {
         (schema("{"), "its JSON schema is no JSON"),
         (schema(&deep), "nested deeper than 48"),
         (schema(&long), "131072 are the most"),
+        (schema(r#"{"multipleOf": 99999989}"#), "`multipleOf` 99999989 can't be enforced"),
+        (
+            schema(r#"{"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}"#),
+            "come together to more than 10000",
+        ),
+        (schema(r##"{"$ref": "#"}"##), "nothing can follow it"),
         (regex(""), "its regular expression is empty"),
         (regex("a(b"), "regex"),
         (lark("begin: \"a\""), "no start"),
