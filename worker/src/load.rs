@@ -4,6 +4,7 @@
 //! and nowhere else.
 
 mod encoder;
+mod slots;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,9 +24,8 @@ use crate::runtime::Runtime;
 use crate::runtime::interface::{Hints, Interface};
 use crate::tokenizer::Tokenizer;
 
-/// How many sequences run at once, where nobody says.
-const SLOTS_DEFAULT: u32 = 4;
-const SLOTS_MAX: u32 = 64;
+/// The most sequences at once, whatever a configuration says.
+const SLOTS_MAX: u32 = 256;
 
 /// A model of any kind, ready to work.
 #[derive(Debug)]
@@ -129,7 +129,10 @@ fn decoder(
     let interface =
         Interface::of(&session, &model.names, hints).map_err(|error| error.into_failure())?;
     let vocabulary = interface.logits.vocabulary;
-    let slots = spec.slots.unwrap_or(SLOTS_DEFAULT).clamp(1, SLOTS_MAX);
+    let slots = spec.slots.unwrap_or_else(|| {
+        slots::by_memory(&interface.layers, context_length, slots::available_memory())
+    });
+    let slots = slots.clamp(1, SLOTS_MAX);
     let room = (to_usize(slots), to_usize(context_length));
     let mut forward = Forward::new(session, interface, model.cache, room)
         .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use hearth_shared::exit_code::WorkerExit;
 use hearth_shared::ids::RequestId;
@@ -21,6 +22,10 @@ use crate::work::{AnyEngine, AnyPreparer, Ready};
 /// Messages on their way from one thread to the next. Far more than a gateway sends at once; a
 /// request that finds no room is refused, a cancellation waits.
 const QUEUE_LENGTH: usize = 1024;
+
+/// How long nothing has to be done before memory is given back: a conversation's next turn should
+/// find what it needs as it was.
+const REST_AFTER: Duration = Duration::from_secs(30);
 
 /// Counts whatever gets done, for the gateway's watchdog.
 type Progress = Arc<AtomicU64>;
@@ -244,7 +249,11 @@ impl EngineThread {
     fn serve(self, mut engine: AnyEngine) -> ! {
         loop {
             if engine.is_idle() {
-                match self.inbox.recv() {
+                let message = self.inbox.recv_timeout(REST_AFTER).or_else(|_error| {
+                    engine.rest();
+                    self.inbox.recv()
+                });
+                match message {
                     Ok(message) => self.handle(&mut engine, message),
                     Err(_) => exit(WorkerExit::Bug),
                 }

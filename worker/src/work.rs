@@ -130,6 +130,14 @@ impl AnyEngine {
         }
     }
 
+    /// Nothing has been done for a while, and nothing is to be done.
+    pub(crate) fn rest(&mut self) {
+        match self {
+            Self::Decoder(engine) => engine.rest(),
+            Self::Encoder(_) => {}
+        }
+    }
+
     pub(crate) fn tick(&mut self) -> Vec<FromWorker> {
         match self {
             Self::Decoder(engine) => engine.tick(),

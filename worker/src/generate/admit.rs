@@ -142,6 +142,10 @@ impl Engine {
 
     /// How many of the first that wait are read faster together; fewer than two if none are.
     fn worth_together(&self) -> usize {
+        if !self.forward.rewinds() {
+            // What a padded row would write behind its end would slide its window.
+            return 0;
+        }
         let first = self.slots.first_behind();
         let room = self.slots.count() - first;
         let most = self.forward.chunk();
