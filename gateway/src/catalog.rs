@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::ModelKind;
+use hearth_shared::protocol::{ModelKind, RequestFailure};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -158,6 +158,28 @@ fn pick(models: &BTreeMap<ModelName, Arc<Model>>, name: &ModelName) -> Option<Ar
 }
 
 impl Model {
+    /// Whether the model can do work of a kind, as far as its files tell; in the worker's words.
+    ///
+    /// A folder may hold a decoder that was exported to embed, which only the worker sees: what is
+    /// taken for a language model here is refused nothing.
+    ///
+    /// # Errors
+    /// [`RequestFailure::Unsupported`].
+    pub fn can(&self, wanted: ModelKind) -> Result<(), RequestFailure> {
+        let does = match self.facts.kind {
+            ModelKind::Generate => return Ok(()),
+            kind if kind == wanted => return Ok(()),
+            ModelKind::Embed => "makes embeddings",
+            ModelKind::Rerank => "ranks documents",
+        };
+        let not = match wanted {
+            ModelKind::Generate => "generates no text",
+            ModelKind::Embed => "makes no embeddings",
+            ModelKind::Rerank => "does not rank documents",
+        };
+        Err(RequestFailure::Unsupported { message: format!("this model {does}; it {not}") })
+    }
+
     /// What could have stood behind the colon, for whoever asked for a variant that is not there.
     #[must_use]
     pub fn variants_hint(&self) -> String {

@@ -11,7 +11,7 @@ mod lookup;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hearth_shared::protocol::{Generate, News, RequestFailure, Work};
+use hearth_shared::protocol::{Generate, ModelKind, News, RequestFailure, Work};
 use tokio::time::Instant;
 
 use self::choice::Growing;
@@ -65,6 +65,7 @@ impl Generation {
         mut meter: RequestMeter,
     ) -> Result<Self, ApiError> {
         meter.set_model(&model.name);
+        meter.check(model.can(ModelKind::Generate).map_err(ApiError::Worker))?;
         let choices = body.choices;
         let mut attempt = try_once(app, model, keep_alive, body.clone(), &mut meter).await;
         if matches!(attempt, Err(ApiError::Lost(Loss::WorkerGone))) {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_shared::protocol::{Embed, Prompt, RequestFailure, Rerank, Token, Work};
+use hearth_shared::protocol::{Embed, ModelKind, Prompt, RequestFailure, Rerank, Token, Work};
 
 use crate::app::App;
 use crate::catalog::Model;
@@ -82,6 +82,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// [`ApiError`]; the request is over and counted.
     pub async fn embed(mut self, body: Embed) -> Result<Encoded<Vec<f32>>, ApiError> {
+        self.meter.check(self.model.can(ModelKind::Embed).map_err(ApiError::Worker))?;
         let wanted = body.inputs.len();
         let replies = self.tried(Work::Embed(body)).await?;
         let batches = replies.into_iter().map(|reply| match reply {
@@ -98,6 +99,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// [`ApiError`]; the request is over and counted.
     pub async fn rerank(mut self, body: Rerank) -> Result<Encoded<f32>, ApiError> {
+        self.meter.check(self.model.can(ModelKind::Rerank).map_err(ApiError::Worker))?;
         let wanted = body.documents.len();
         let replies = self.tried(Work::Rerank(body)).await?;
         let batches = replies.into_iter().map(|reply| match reply {

@@ -170,7 +170,10 @@ fn decoder(
 /// Which graph is meant. `auto` has not looked for devices yet, but the library's folder tells what
 /// it was put there for.
 fn variant(spec: &LoadSpec) -> Variant<'_> {
-    let beside = |file: &str| Path::new(&spec.runtime_library).with_file_name(file).exists();
+    let library = Path::new(&spec.runtime_library);
+    // `runtime/` links to the build in use. One that is missing is told later, in its turn.
+    let library = library.canonicalize().unwrap_or_else(|_error| library.to_owned());
+    let beside = |file: &str| library.with_file_name(file).exists();
     let device = match spec.execution_provider {
         ExecutionProvider::Cpu => Device::Cpu,
         ExecutionProvider::Cuda | ExecutionProvider::DirectMl => Device::Gpu,
@@ -247,5 +250,44 @@ fn warm_up_failure(error: &ForwardError) -> LoadFailure {
         ForwardError::Run(_) => {
             failure(LoadFailureKind::Runtime, format!("the model fails in a first run: {error}"))
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use hearth_shared::protocol::GraphChoice;
+
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_expected_where_it_is_asked_for_or_the_library_is_built_for_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("build")).unwrap();
+        std::fs::write(folder.path().join("build/library.so.1"), "").unwrap();
+        let link = folder.path().join("library.so");
+        std::os::unix::fs::symlink("build/library.so.1", &link).unwrap();
+        let expects_gpu = |asked, name: Option<&str>| {
+            let spec = LoadSpec {
+                model_path: String::new(),
+                variant: name.map(str::to_owned),
+                graph: GraphChoice::Default,
+                runtime_library: link.to_str().unwrap().to_owned(),
+                execution_provider: asked,
+                threads: None,
+                context_length: None,
+                slots: None,
+            };
+            match variant(&spec) {
+                Variant::BestFor(device) => Some(device == Device::Gpu),
+                Variant::Named(_) => None,
+            }
+        };
+        assert_eq!(expects_gpu(ExecutionProvider::Auto, None), Some(false));
+        assert_eq!(expects_gpu(ExecutionProvider::Cuda, None), Some(true));
+        let provider = folder.path().join("build/libonnxruntime_providers_cuda.so");
+        std::fs::write(provider, "").unwrap();
+        assert_eq!(expects_gpu(ExecutionProvider::Auto, None), Some(true));
+        assert_eq!(expects_gpu(ExecutionProvider::Cpu, None), Some(false));
+        assert_eq!(expects_gpu(ExecutionProvider::Cuda, Some("q4")), None);
     }
 }

@@ -20,6 +20,7 @@ mod openai_client;
 mod clients;
 mod openai_chat;
 mod real_model;
+mod real_encoder;
 mod gguf;
 
 use hearth_tests::gateway::Home;

@@ -125,7 +125,7 @@ fn read_folder(
         task,
         tokens_max: tokens_max(config, &sentence, &tokenizer),
         vocabulary: config.vocab_size,
-        pad: config.pad_token_id.unwrap_or(0),
+        pad: config.pad().unwrap_or(0),
         prompt,
         lower_case: sentence.do_lower_case,
     })

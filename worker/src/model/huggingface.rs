@@ -24,8 +24,9 @@ pub(super) struct Config {
     pub(super) model_type: String,
     #[serde(default)]
     pub(super) vocab_size: Option<u32>,
+    /// Some write −1 for none.
     #[serde(default)]
-    pub(super) pad_token_id: Option<u32>,
+    pad_token_id: Option<i64>,
     #[serde(default)]
     max_position_embeddings: Option<u32>,
     #[serde(default)]
@@ -73,6 +74,11 @@ impl Config {
             || ["qwen2", "qwen3", "llama", "mistral", "gemma", "phi"].contains(&&*self.model_type)
     }
 
+    /// The token that fills short rows.
+    pub(super) fn pad(&self) -> Option<u32> {
+        self.pad_token_id.and_then(|id| u32::try_from(id).ok())
+    }
+
     /// How many classes a classifier has.
     pub(super) fn labels(&self) -> usize {
         // Two is what the library leaves out of the file.
@@ -83,7 +89,7 @@ impl Config {
     pub(super) fn positions(&self) -> Option<u32> {
         let offset = match self.model_type.as_str() {
             // Their positions are counted from the padding token's id on.
-            "roberta" | "xlm-roberta" | "camembert" | "mpnet" => self.pad_token_id.unwrap_or(1) + 1,
+            "roberta" | "xlm-roberta" | "camembert" | "mpnet" => self.pad().unwrap_or(1) + 1,
             _ => 0,
         };
         let rows = self.max_position_embeddings.map(|rows| rows.saturating_sub(offset));
@@ -229,3 +235,6 @@ fn refuse_graph(facts: &graph_file::Facts) -> Result<(), ModelError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
