@@ -148,7 +148,8 @@ impl Catalog {
 }
 
 /// The model of this name, or the variant that the name asks for.
-fn pick(models: &BTreeMap<ModelName, Arc<Model>>, name: &ModelName) -> Option<Arc<Model>> {
+#[must_use]
+pub fn pick(models: &BTreeMap<ModelName, Arc<Model>>, name: &ModelName) -> Option<Arc<Model>> {
     if let Some(model) = models.get(name) {
         return Some(Arc::clone(model));
     }

@@ -68,6 +68,15 @@ impl Stage {
         .await
     }
 
+    /// Takes the call of the next worker and hangs up: for tests with more workers than they can
+    /// listen to.
+    ///
+    /// # Panics
+    /// If the listener is gone.
+    pub async fn hang_up(&self) {
+        drop(self.listener.accept().await.expect("the listener is open"));
+    }
+
     /// Whether another worker has started by now.
     pub async fn has_another(&self) -> bool {
         tokio::select! {

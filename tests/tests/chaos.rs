@@ -167,7 +167,7 @@ async fn disturb(gateway: &Gateway, until: Instant, seed: u64) -> BTreeMap<&'sta
 async fn drain_the_stage(gateway: &Gateway, until: Instant) {
     let last = until + Duration::from_secs(15);
     while let Some(left) = last.checked_duration_since(Instant::now()) {
-        drop(tokio::time::timeout(left, gateway.stage.next_worker()).await);
+        drop(tokio::time::timeout(left, gateway.stage.hang_up()).await);
     }
 }
 

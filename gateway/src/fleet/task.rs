@@ -154,12 +154,12 @@ impl FleetTask {
     /// The models directory as it is now: what was loaded from other files than these is not kept.
     fn compare(&mut self, found: &catalog::Models) {
         for known in self.models.values().cloned().collect::<Vec<_>>() {
-            match found.get(&known.name) {
+            match catalog::pick(found, &known.name) {
                 Some(model) if model.digest == known.digest => {}
                 Some(model) => {
                     tracing::info!(model = %model.name, "its files have changed");
-                    self.models.insert(model.name.clone(), Arc::clone(model));
-                    self.revise(model);
+                    self.models.insert(model.name.clone(), Arc::clone(&model));
+                    self.revise(&model);
                 }
                 None => self.give(Event::Revise { model: known.name.clone(), profile: None }),
             }
