@@ -125,6 +125,11 @@ impl Catalog {
         Ok(pick(&models, name))
     }
 
+    /// Whoever asks next is given a new scan: something in the directory was changed.
+    pub async fn forget(&self) {
+        self.last.lock().await.scan_begun = None;
+    }
+
     async fn scan_unless(
         &self,
         is_fresh: impl Fn(Instant) -> bool,

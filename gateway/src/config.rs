@@ -61,6 +61,10 @@ pub struct Config {
     pub runtime_library: PathBuf,
     /// The worker's program.
     pub worker: PathBuf,
+    /// Where models are pulled from.
+    pub hf_endpoint: String,
+    /// What is shown there for models that are not for everybody.
+    pub hf_token: Option<ApiKey>,
     /// What is logged, in the words of `tracing`'s filter.
     pub log: String,
     /// What of our own environment workers may see.
@@ -176,6 +180,8 @@ pub fn process_environment(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// Where models are pulled from unless a mirror is named.
+const HUB: &str = "https://huggingface.co";
 /// More connections than this want a balancer.
 const CONNECTIONS_MAX: u32 = 4096;
 
@@ -284,7 +290,7 @@ fn check(
     Ok(Config {
         file: PathBuf::new(),
         host,
-        api_key: values.text("api_key")?.map(api_key).transpose()?,
+        api_key: values.text("api_key")?.map(|text| secret("api_key", text)).transpose()?,
         allowed_hosts: each(values.list("allowed_hosts")?, names::host)?,
         allowed_origins: each(values.list("allowed_origins")?, names::origin)?,
         models,
@@ -302,6 +308,11 @@ fn check(
         runtime_library: path("runtime_library")?
             .unwrap_or_else(|| home.join("runtime").join(default_library())),
         worker: path("worker")?.map_or_else(default_worker, Ok)?,
+        hf_endpoint: shared(values, environment, "hf_endpoint", "HF_ENDPOINT")?
+            .map_or_else(|| Ok(HUB.to_owned()), |text| hf_endpoint(&text))?,
+        hf_token: shared(values, environment, "hf_token", "HF_TOKEN")?
+            .map(|text| secret("hf_token", &text))
+            .transpose()?,
         log: values.text("log")?.unwrap_or("info").to_owned(),
         worker_environment: WORKER_VARIABLES
             .iter()
@@ -318,10 +329,32 @@ fn each(
     texts.into_iter().map(read).collect()
 }
 
-fn api_key(text: &str) -> Result<ApiKey, ConfigError> {
+/// A key that other programs have a variable for too, which holds where ours is not set.
+fn shared(
+    values: &Values,
+    environment: Environment<'_>,
+    key: &'static str,
+    variable: &str,
+) -> Result<Option<String>, ConfigError> {
+    let ours = values.text(key)?.map(str::to_owned);
+    Ok(ours.or_else(|| environment(variable)?.into_string().ok()))
+}
+
+fn hf_endpoint(text: &str) -> Result<String, ConfigError> {
+    let usable = text.parse::<hyper::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+    });
+    let refused = || {
+        let message = format!("must be an address such as {HUB}, not `{text}`");
+        ConfigError::value("hf_endpoint", message)
+    };
+    if usable { Ok(text.to_owned()) } else { Err(refused()) }
+}
+
+fn secret(key: &'static str, text: &str) -> Result<ApiKey, ConfigError> {
     let usable = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
     let refused =
-        || ConfigError::value("api_key", "must be printable ASCII without spaces, and not empty");
+        || ConfigError::value(key, "must be printable ASCII without spaces, and not empty");
     if usable { Ok(ApiKey(text.to_owned())) } else { Err(refused()) }
 }
 

@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 
 use crate::catalog::CatalogUnavailable;
 use crate::fleet::{Loss, Refusal};
+use crate::hub::HubError;
 use crate::metrics::Outcome;
+use crate::store::StoreError;
 
 /// Why a request gets no answer, or none to its end.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +89,18 @@ pub enum ApiError {
     /// The body broke off.
     #[error("the body can't be read: {0}")]
     BodyBroken(String),
+    /// The models directory stays as it is.
+    #[error("{}", describe_store(.0))]
+    Store(#[from] StoreError),
+    /// A model can't be had from the hub.
+    #[error("{0}")]
+    Hub(#[from] HubError),
+    /// What was pulled is there, and the catalogue does not take it for a model.
+    #[error("'{0}' was pulled, but is no model that can be served; the server's log says why")]
+    NotServable(ModelName),
+    /// A model can't be deleted while it works.
+    #[error("{0} is in use and did not finish in time; try again later")]
+    ModelInUse(ModelName),
     /// The fleet gave no lease.
     #[error("{model}: {refusal}")]
     Refused {
@@ -104,6 +118,20 @@ pub enum ApiError {
     /// The request does not fit into a frame.
     #[error("the request is too large: {0}")]
     TooLarge(#[from] EncodeError),
+}
+
+fn describe_store(error: &StoreError) -> String {
+    match error {
+        // What the system says can name places that are nobody's business; it is in the log.
+        StoreError::Io(_) => {
+            "the models directory can't be changed; the server's log says why".to_owned()
+        }
+        StoreError::Taken(_)
+        | StoreError::TooDeep(_)
+        | StoreError::NotAnEntry(_)
+        | StoreError::Outside(_)
+        | StoreError::NoModel => error.to_string(),
+    }
 }
 
 fn describe(failure: &RequestFailure) -> String {

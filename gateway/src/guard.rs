@@ -205,6 +205,8 @@ fn check_body_type(request: &Parts) -> Result<(), Turned> {
         "" | "application/x-www-form-urlencoded" if request.uri.path().starts_with("/api/") => {
             Ok(())
         }
+        // A file that a model is made of. No form of a page can send this type.
+        "" | "application/octet-stream" if request.uri.path().starts_with("/api/blobs/") => Ok(()),
         _ => Err(NOT_JSON),
     }
 }

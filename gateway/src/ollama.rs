@@ -6,17 +6,25 @@
 pub mod chat;
 pub mod embed;
 pub mod generate;
+pub mod show;
+pub mod manage;
+pub mod pull;
+pub mod blobs;
+pub mod create;
 pub mod ps;
 pub mod tags;
 pub mod warm;
 mod answer;
 mod options;
 
+use std::borrow::Cow;
+
 use hyper::Response;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::catalog::Model;
+use crate::describe::Description;
 use crate::http;
 use crate::stream::Body;
 
@@ -33,20 +41,40 @@ struct Details<'a> {
     format: &'static str,
     family: &'a str,
     families: [&'a str; 1],
-    parameter_size: &'a str,
+    parameter_size: Cow<'a, str>,
     quantization_level: &'a str,
 }
 
 impl<'a> Details<'a> {
-    fn of(model: &'a Model) -> Self {
+    /// With the size from the description where the catalogue has none.
+    fn of(model: &'a Model, description: &Description) -> Self {
+        let counted = description.parameters.map(in_words).map(Cow::Owned);
+        let told = Cow::Borrowed(model.facts.parameter_size.as_str());
+        let size = if told.is_empty() { counted.unwrap_or(told) } else { told };
+        Self { parameter_size: size, ..Self::plain(model) }
+    }
+
+    /// What the catalogue knows alone.
+    fn plain(model: &'a Model) -> Self {
         Self {
             parent_model: "",
             format: model.facts.format,
             family: &model.facts.family,
             families: [&model.facts.family],
-            parameter_size: &model.facts.parameter_size,
+            parameter_size: Cow::Borrowed(&model.facts.parameter_size),
             quantization_level: &model.facts.quantization_level,
         }
+    }
+}
+
+/// A number of parameters as people say it: `135M`, `1.24B`.
+fn in_words(parameters: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+    let number = parameters as f64;
+    match parameters {
+        1_000_000_000.. => format!("{:.2}B", number / 1e9),
+        1_000_000.. => format!("{:.2}M", number / 1e6),
+        _ => format!("{:.2}K", number / 1e3),
     }
 }
 
@@ -58,6 +86,12 @@ fn date(at: jiff::Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_told_as_ollama_tells_them() {
+        let words = [134_515_008, 1_240_000_000, 5_440].map(in_words);
+        assert_eq!(words, ["134.52M", "1.24B", "5.44K"]);
+    }
 
     #[test]
     fn dates_have_six_digits_and_a_numeric_offset() {

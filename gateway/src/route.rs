@@ -40,6 +40,20 @@ pub enum Route {
     OllamaChat,
     /// `POST /api/generate`
     OllamaGenerate,
+    /// `POST /api/show`
+    Show,
+    /// `POST /api/copy`
+    Copy,
+    /// `DELETE /api/delete`
+    Delete,
+    /// `POST /api/pull`
+    Pull,
+    /// `POST /api/create`
+    Create,
+    /// `HEAD /api/blobs/{digest}`
+    HasBlob(String),
+    /// `POST /api/blobs/{digest}`
+    PutBlob(String),
     /// `POST /api/embed`
     OllamaEmbed,
     /// `POST /api/embeddings`: Ollama's older way.
@@ -71,6 +85,9 @@ impl Dialect {
 
 const GET: &str = "GET, HEAD";
 const POST: &str = "POST";
+const DELETE: &str = "DELETE";
+const GET_OR_POST: &str = "GET, HEAD, POST";
+const BLOBS: &str = "/api/blobs/";
 
 /// Finds the route.
 ///
@@ -94,15 +111,23 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
         "/api/unload" => (Route::Unload, POST),
         "/api/chat" => (Route::OllamaChat, POST),
         "/api/generate" => (Route::OllamaGenerate, POST),
+        "/api/show" => (Route::Show, POST),
+        "/api/copy" => (Route::Copy, POST),
+        "/api/delete" => (Route::Delete, DELETE),
+        "/api/pull" => (Route::Pull, POST),
+        "/api/create" => (Route::Create, POST),
         "/api/embed" => (Route::OllamaEmbed, POST),
         "/api/embeddings" => (Route::OllamaEmbeddings, POST),
         "/metrics" => (Route::Metrics, GET),
         "/healthz" => (Route::Health, GET),
         "/readyz" => (Route::Ready, GET),
+        _ if path.starts_with(BLOBS) => (blob(method, &path[BLOBS.len()..]), GET_OR_POST),
         _ => (model(path).ok_or_else(|| ApiError::NotFound { path: shown(path) })?, GET),
     };
     let allowed = match allow {
         POST => method == Method::POST,
+        DELETE => method == Method::DELETE,
+        GET_OR_POST => [Method::GET, Method::HEAD, Method::POST].contains(method),
         _ => method == Method::GET || method == Method::HEAD,
     };
     if allowed {
@@ -110,6 +135,11 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
     }
     let method = shown(method.as_str());
     Err(ApiError::MethodNotAllowed { path: shown(path), method, allow })
+}
+
+fn blob(method: &Method, digest: &str) -> Route {
+    let digest = percent_decode_str(digest).decode_utf8_lossy().into_owned();
+    if method == Method::POST { Route::PutBlob(digest) } else { Route::HasBlob(digest) }
 }
 
 fn model(path: &str) -> Option<Route> {

@@ -53,7 +53,7 @@ pub async fn send(
         let connection = spawn_connection(connection);
         let mut request =
             Request::builder().method(method.clone()).uri(path).header(HOST, address.to_string());
-        if method == Method::POST {
+        if method == Method::POST && headers.iter().all(|(name, _)| *name != "content-type") {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         for (name, value) in headers {

@@ -8,6 +8,7 @@
 
 pub mod gateway;
 pub mod http;
+pub mod hub;
 pub mod stage;
 
 use std::time::Duration;

@@ -74,6 +74,10 @@ impl Scan {
             // A link that the owner of `models/` put there is as good as what it points to.
             let path = entry.path();
             let Ok(file_name) = entry.file_name().into_string() else { continue };
+            if file_name.starts_with('.') {
+                // What is being made has a hidden name until it is whole.
+                continue;
+            }
             if path.is_dir() && !is_model(&path) {
                 if depth > 1
                     && let Err(error) =
@@ -156,7 +160,8 @@ fn describe(
 ) -> Result<Model, ScanError> {
     let modified = files.iter().filter_map(|(_, found)| modified(found)).max();
     Ok(Model {
-        name: name.parse()?,
+        // A colon is no part of a file's name everywhere; `@` is in its place there.
+        name: name.replacen('@', ":", 1).parse()?,
         path: path.canonicalize()?,
         variants: BTreeMap::new(),
         size_bytes: files.iter().map(|(_, found)| found.len()).sum(),

@@ -24,10 +24,13 @@ use super::{Exit, Failure};
 use crate::app::App;
 use crate::catalog::Catalog;
 use crate::config::{self, Config, KEYS, MODEL_KEYS};
+use crate::describe::Shelf;
 use crate::fleet::scheduler::Budget;
 use crate::fleet::{Fleet, FleetTask, Rules, Settings, WorkerSettings};
 use crate::guard::Guard;
+use crate::hub::Hub;
 use crate::metrics;
+use crate::pull::Puller;
 use crate::server::{self, Room, Shutdown};
 
 /// After the drain's deadline and the workers' grace period, what is left has this long to be
@@ -99,8 +102,12 @@ async fn run(config: Config) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, error))?;
     let metrics = metrics::install().map_err(|error| Failure::new(Exit::Failed, error))?;
     let (fleet, fleet_task) = start_fleet(&config, &home)?;
+    let catalog = Arc::new(Catalog::new(home.models_dir().to_owned()));
+    let hub = Hub::new(&config.hf_endpoint, config.hf_token.clone());
     let app = Arc::new(App {
-        catalog: Catalog::new(home.models_dir().to_owned()),
+        puller: Puller::new(hub, Arc::clone(&catalog)),
+        catalog,
+        shelf: Shelf::default(),
         fleet: fleet.clone(),
         guard: Guard::new(
             &allowed_hosts(&config),

@@ -38,7 +38,7 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 const LIKENESS_MIN: f64 = 0.5;
 
 /// Every key.
-pub const KEYS: [Key; 27] = [
+pub const KEYS: [Key; 29] = [
     key("host", Kind::Text, "address to listen on [127.0.0.1:11434]"),
     key("api_key", Kind::Text, "what clients must send as bearer token [none]"),
     key("allowed_hosts", Kind::List, "further host names clients may use [none]"),
@@ -69,6 +69,8 @@ pub const KEYS: [Key; 27] = [
     key("max_connections", Kind::Number, "client connections at once [1024]"),
     key("runtime_library", Kind::Text, "ONNX Runtime's library [HEARTH_HOME/runtime/…]"),
     key("worker", Kind::Text, "the worker's program [beside hearth]"),
+    key("hf_endpoint", Kind::Text, "where models are pulled from [HF_ENDPOINT, else the hub]"),
+    key("hf_token", Kind::Text, "what is shown there for gated models [HF_TOKEN, else none]"),
     key("log", Kind::Text, "error, warn, info, debug or trace, or a filter [info]"),
 ];
 

@@ -81,6 +81,8 @@ fn observed(name: &str, config: &Config) -> String {
         "max_connections" => config.max_connections.to_string(),
         "runtime_library" => config.runtime_library.display().to_string(),
         "worker" => config.worker.display().to_string(),
+        "hf_endpoint" => config.hf_endpoint.clone(),
+        "hf_token" => config.hf_token.as_ref().map_or("", |token| token.expose()).to_owned(),
         "log" => config.log.clone(),
         other => panic!("no test observes {other}"),
     }
@@ -100,7 +102,8 @@ fn every_key_is_read_from_the_file_and_overridden_by_its_variable() {
         "keep_alive_min" | "keep_alive_max" => ("60", "Some(60.0)", "2m", "Some(120.0)"),
         "keep_alive_client" => ("\"ignore\"", "true", "obey", "false"),
         "graph" => ("\"exact\"", "exact", "memory", "memory"),
-        "api_key" | "runtime_library" | "worker" | "log" => ("\"x\"", "x", "y", "y"),
+        "hf_endpoint" => ("\"http://x\"", "http://x", "https://y", "https://y"),
+        "api_key" | "hf_token" | "runtime_library" | "worker" | "log" => ("\"x\"", "x", "y", "y"),
         _ => ("\"1m\"", "60", "2m", "120"),
     };
     for key in KEYS {
@@ -289,4 +292,19 @@ fn home_follows_the_platform_when_nothing_is_said() {
         assert_eq!(both, Path::new("/d/hearth"));
     }
     assert!(matches!(with(&[]), Err(ConfigError::NoHome)));
+}
+
+#[test]
+fn the_hubs_own_variables_hold_where_ours_are_not_set() {
+    let config = load(&[("HF_ENDPOINT", "http://mirror"), ("HF_TOKEN", "hf_x")], None).unwrap();
+    assert_eq!(config.hf_endpoint, "http://mirror");
+    assert_eq!(config.hf_token.unwrap().expose(), "hf_x");
+    let both = [("HF_ENDPOINT", "http://mirror"), ("HEARTH_HF_ENDPOINT", "http://ours")];
+    assert_eq!(load(&both, None).unwrap().hf_endpoint, "http://ours");
+    assert_eq!(load(&[], None).unwrap().hf_endpoint, "https://huggingface.co");
+    let wrong = message(load(&[("HF_ENDPOINT", "mirror")], None));
+    assert!(
+        wrong.starts_with("hf_endpoint (or HEARTH_HF_ENDPOINT): must be an address"),
+        "{wrong}"
+    );
 }

@@ -7,7 +7,9 @@ use hyper::StatusCode;
 
 use super::ApiError;
 use crate::fleet::{Loss, Refusal};
+use crate::hub::HubError;
 use crate::metrics::Outcome;
+use crate::store::StoreError;
 
 /// How one failure looks from outside.
 pub(super) struct Row<'a> {
@@ -69,6 +71,12 @@ impl ApiError {
             Self::Catalog(_) => {
                 Row::refused(StatusCode::SERVICE_UNAVAILABLE, "catalog_unavailable", SOON)
             }
+            Self::Store(error) => of_store_error(error),
+            Self::Hub(error) => of_hub_error(error),
+            Self::NotServable(_) => {
+                Row::new(StatusCode::BAD_GATEWAY, "not_servable", Outcome::Failed)
+            }
+            Self::ModelInUse(_) => Row::refused(StatusCode::CONFLICT, "model_in_use", SOON),
             Self::Crowded => Row::refused(StatusCode::SERVICE_UNAVAILABLE, "server_busy", SOON),
             Self::Refused { refusal, .. } => of_refusal(refusal),
             Self::Worker(failure) => of_request_failure(failure),
@@ -81,6 +89,39 @@ impl ApiError {
             Self::Lost(Loss::TooSlow) => {
                 Row::new(StatusCode::BAD_GATEWAY, "client_too_slow", Outcome::Cancelled)
             }
+        }
+    }
+}
+
+fn of_store_error(error: &StoreError) -> Row<'static> {
+    match error {
+        StoreError::Taken(_) => Row::invalid(StatusCode::CONFLICT, "model_exists").about("model"),
+        StoreError::TooDeep(_)
+        | StoreError::NotAnEntry(_)
+        | StoreError::Outside(_)
+        | StoreError::NoModel => Row::wrong(Some("model")),
+        StoreError::Io(_) => {
+            Row::new(StatusCode::INTERNAL_SERVER_ERROR, "storage_error", Outcome::Failed)
+        }
+    }
+}
+
+fn of_hub_error(error: &HubError) -> Row<'static> {
+    match error {
+        HubError::NoRepo { .. } => {
+            Row::invalid(StatusCode::NOT_FOUND, "model_not_found").about("model")
+        }
+        HubError::Choice(_) => Row::wrong(Some("model")),
+        HubError::Endpoint
+        | HubError::Unreachable { .. }
+        | HubError::Status { .. }
+        | HubError::Nonsense { .. }
+        | HubError::BrokeOff { .. }
+        | HubError::Damaged { .. } => {
+            Row::new(StatusCode::BAD_GATEWAY, "hub_error", Outcome::Failed)
+        }
+        HubError::Io(_) => {
+            Row::new(StatusCode::INTERNAL_SERVER_ERROR, "storage_error", Outcome::Failed)
         }
     }
 }

@@ -7,6 +7,7 @@ use hearth_shared::ids::{MODEL_NAME_BYTES_MAX, ModelName};
 use crate::app::App;
 use crate::catalog::Model;
 use crate::error::ApiError;
+use crate::hub::without_host;
 
 /// So many names are told where none is alike.
 const TOLD_MAX: usize = 8;
@@ -21,7 +22,7 @@ const LIKENESS_MIN: f64 = 0.5;
 /// [`ApiError::UnknownModel`], with the closest names there are; [`ApiError::Catalog`] if nobody
 /// knows.
 pub async fn find_model(app: &App, written: &str) -> Result<Arc<Model>, ApiError> {
-    let parsed = written.parse::<ModelName>().ok();
+    let parsed = without_host(written).parse::<ModelName>().ok();
     if let Some(name) = &parsed
         && let Some(model) = app.catalog.find(name).await?
     {

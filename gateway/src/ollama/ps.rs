@@ -175,7 +175,7 @@ fn process<'a>(
         model: status.view.name.with_tag(),
         size,
         digest: &status.model.digest,
-        details: Details::of(&status.model),
+        details: Details::plain(&status.model),
         expires_at: date(later(wall, leaves_in)),
         size_vram,
         context_length: card.map_or(0, |card| card.context_length),

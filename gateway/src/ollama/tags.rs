@@ -1,6 +1,5 @@
 //! `GET /api/tags`: the catalogue, newest first.
 
-use hearth_shared::protocol::ModelKind;
 use hyper::Response;
 use serde::Serialize;
 
@@ -23,7 +22,7 @@ struct Tag<'a> {
     size: u64,
     digest: &'a str,
     details: Details<'a>,
-    capabilities: [&'static str; 1],
+    capabilities: Vec<&'static str>,
 }
 
 /// Every model.
@@ -32,20 +31,19 @@ struct Tag<'a> {
 /// [`ApiError::Catalog`].
 pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
     let models = app.catalog.models().await?;
-    let mut models: Vec<_> = models.values().collect();
-    models.sort_by_key(|model| std::cmp::Reverse(model.modified));
-    let models = models.iter().map(|model| Tag {
+    let mut described = Vec::with_capacity(models.len());
+    for model in models.values() {
+        described.push((model, app.shelf.describe(model).await));
+    }
+    described.sort_by_key(|(model, _)| std::cmp::Reverse(model.modified));
+    let models = described.iter().map(|(model, description)| Tag {
         name: model.name.with_tag(),
         model: model.name.with_tag(),
         modified_at: date(model.modified),
         size: model.size_bytes,
         digest: &model.digest,
-        details: Details::of(model),
-        capabilities: [match model.facts.kind {
-            ModelKind::Generate => "completion",
-            ModelKind::Embed => "embedding",
-            ModelKind::Rerank => "rerank",
-        }],
+        details: Details::of(model, description),
+        capabilities: description.capabilities(model.facts.kind),
     });
     Ok(http::json(&Tags { models: models.collect() }))
 }

@@ -62,6 +62,13 @@ async fn serve(
         Route::OllamaGenerate => {
             ollama::generate::serve(app, body::read(&app.room, incoming).await?).await
         }
+        Route::Show => ollama::show::serve(app, body::read(&app.room, incoming).await?).await,
+        Route::Copy => ollama::manage::copy(app, body::read(&app.room, incoming).await?).await,
+        Route::Delete => ollama::manage::delete(app, body::read(&app.room, incoming).await?).await,
+        Route::Pull => ollama::pull::serve(app, body::read(&app.room, incoming).await?).await,
+        Route::Create => ollama::create::serve(app, body::read(&app.room, incoming).await?).await,
+        Route::HasBlob(digest) => ollama::blobs::head(app, &digest).await,
+        Route::PutBlob(digest) => ollama::blobs::post(app, &digest, incoming).await,
         Route::OllamaEmbed => {
             ollama::embed::embed(app, body::read(&app.room, incoming).await?).await
         }

@@ -12,6 +12,8 @@ mod shutdown;
 mod door;
 mod metrics;
 mod ollama;
+mod ollama_models;
+mod ollama_pull;
 mod encoding;
 mod command_line;
 mod openai_client;
