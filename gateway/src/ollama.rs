@@ -16,6 +16,7 @@ pub mod tags;
 pub mod warm;
 mod answer;
 mod options;
+mod think;
 
 use std::borrow::Cow;
 

@@ -3,19 +3,22 @@
 //!
 //! The two differ in how they are asked and in one field of the answer, so they share the rest.
 
-use std::time::Duration;
+mod line;
+
+use std::sync::Arc;
 
 use futures_util::stream;
-use hearth_shared::protocol::{Finish, Generate, Part};
+use hearth_shared::protocol::{Generate, Part};
 use hyper::Response;
-use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{date, warm};
+use self::line::{End, Said, line};
+use super::warm;
 use crate::app::App;
+use crate::catalog::Model;
 use crate::error::ApiError;
 use crate::fields::parse_object;
-use crate::generation::{Ask, Generation, find_model};
+use crate::generation::{Ask, Choice, Generation, ToolCall, find_model, new_call_id};
 use crate::http;
 use crate::metrics::RequestMeter;
 use crate::server::ReadBody;
@@ -41,7 +44,16 @@ impl Shape {
 
 /// The model, and whether to stream which answer; none where there is nothing to answer, only to
 /// load or unload.
-pub(super) type Parsed = (Ask, Option<(bool, Generate)>);
+pub(super) type Parsed = (Ask, Option<Request>);
+
+/// A request for an answer.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) stream: bool,
+    /// It insists on thoughts before the answer.
+    pub(super) must_think: bool,
+    pub(super) body: Generate,
+}
 
 /// Serves one request of either.
 ///
@@ -57,66 +69,29 @@ pub(super) async fn serve(
     let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let (ask, (stream, body)) = match (meter.check(parsed)?, shape) {
+    let (ask, Request { stream, must_think, body }) = match (meter.check(parsed)?, shape) {
         ((ask, Some(request)), _) => (ask, request),
         ((ask, None), Shape::Chat) => return warm::chat(app, &ask, meter).await,
         ((ask, None), Shape::Generate) => return warm::generate(app, &ask, meter).await,
     };
     let model = meter.check(find_model(app, &ask.model).await)?;
+    if must_think {
+        let can = thinks(app, &model).await;
+        meter.check(can)?;
+    }
     let generation = Generation::start(app, &model, ask.keep_alive, body, meter).await?;
-    let answer = Answer { shape, model: ask.model, generation };
+    let answer = Answer { shape, model: ask.model, generation, call: None };
     if stream { Ok(answer.streamed()) } else { answer.whole().await }
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    model: &'a str,
-    created_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<Message<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<&'a str>,
-    done: bool,
-    #[serde(flatten)]
-    end: Option<End>,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
-/// What the last line has on top. Durations are in nanoseconds.
-#[derive(Serialize)]
-struct End {
-    done_reason: &'static str,
-    total_duration: u64,
-    load_duration: u64,
-    prompt_eval_count: u32,
-    prompt_eval_duration: u64,
-    eval_count: u32,
-    eval_duration: u64,
-}
-
-impl End {
-    /// What is neither prompt nor answer was spent waiting for a worker.
-    fn new(finish: &Finish, total: Duration) -> Self {
-        let total_duration = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
-        let prompt_eval_duration = finish.prefill_us.saturating_mul(1000);
-        let eval_duration = finish.decode_us.saturating_mul(1000);
-        Self {
-            done_reason: finish.reason.as_str(),
-            total_duration,
-            load_duration: total_duration
-                .saturating_sub(prompt_eval_duration)
-                .saturating_sub(eval_duration),
-            prompt_eval_count: finish.prompt_tokens,
-            prompt_eval_duration,
-            eval_count: finish.completion_tokens,
-            eval_duration,
-        }
+/// A model that can't think must not be taken for one that had nothing to think about.
+async fn thinks(app: &App, model: &Arc<Model>) -> Result<(), ApiError> {
+    let description = app.shelf.describe(model).await;
+    if description.capabilities(model.facts.kind).contains(&"thinking") {
+        return Ok(());
     }
+    let message = format!("\"{}\" does not support thinking; leave `think` out", model.name);
+    Err(ApiError::invalid("think", message))
 }
 
 /// One answer on its way out.
@@ -124,6 +99,8 @@ struct Answer {
     shape: Shape,
     model: String,
     generation: Generation,
+    /// A call whose arguments still come: Ollama tells calls as a whole.
+    call: Option<ToolCall>,
 }
 
 impl Answer {
@@ -132,12 +109,14 @@ impl Answer {
     /// # Errors
     /// [`ApiError`] if the answer breaks off.
     async fn whole(self) -> Result<Response<Body>, ApiError> {
-        let Self { shape, model, generation } = self;
+        let Self { shape, model, generation, call: _ } = self;
         let arrived = generation.arrived();
         let mut choices = generation.collect().await?;
-        let choice = choices.pop().expect("one was asked for");
-        let end = End::new(&choice.finish, arrived.elapsed());
-        Ok(http::json(&line(shape, &model, &choice.text, Some(end))))
+        let Choice { text, reasoning, tool_calls, logprobs, finish } =
+            choices.pop().expect("one was asked for");
+        let said = Said { text, thinking: reasoning, tool_calls, logprobs };
+        let end = End::new(&finish, arrived.elapsed());
+        Ok(http::json(&line(shape, &model, &said, Some(end))))
     }
 
     /// A line for each part; a failure in the middle is a line of its own, and the last.
@@ -156,26 +135,38 @@ impl Answer {
             Ok(None) => return (Vec::new(), false),
             Err(error) => return (ndjson::line(&error.ollama_body()), false),
         };
-        let mut out = Vec::new();
+        let mut said = Said { logprobs: news.logprobs, ..Said::default() };
         for part in news.parts {
-            if let Part::Text(text) = part {
-                out.extend(ndjson::line(&line(self.shape, &self.model, &text, None)));
-            }
+            self.take(part, &mut said);
+        }
+        let mut out = Vec::new();
+        if news.finish.is_some() {
+            said.tool_calls.extend(self.call.take());
+        }
+        if !said.is_nothing() {
+            out = ndjson::line(&line(self.shape, &self.model, &said, None));
         }
         let Some(finish) = news.finish else {
             return (out, true);
         };
         let end = End::new(&finish, self.generation.arrived().elapsed());
-        out.extend(ndjson::line(&line(self.shape, &self.model, "", Some(end))));
+        out.extend(ndjson::line(&line(self.shape, &self.model, &Said::default(), Some(end))));
         (out, false)
     }
-}
 
-fn line<'a>(shape: Shape, model: &'a str, text: &'a str, end: Option<End>) -> Line<'a> {
-    let (message, response) = match shape {
-        Shape::Chat => (Some(Message { role: "assistant", content: text }), None),
-        Shape::Generate => (None, Some(text)),
-    };
-    let created_at = date(jiff::Timestamp::now());
-    Line { model, created_at, message, response, done: end.is_some(), end }
+    fn take(&mut self, part: Part, said: &mut Said) {
+        match part {
+            Part::Text(text) => said.text.push_str(&text),
+            Part::Reasoning(text) => said.thinking.push_str(&text),
+            Part::ToolCall { index: _, name } => {
+                let begun = ToolCall { id: new_call_id(), name, arguments: String::new() };
+                said.tool_calls.extend(self.call.replace(begun));
+            }
+            Part::ToolArguments { index: _, json } => {
+                if let Some(call) = &mut self.call {
+                    call.arguments.push_str(&json);
+                }
+            }
+        }
+    }
 }

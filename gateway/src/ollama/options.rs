@@ -1,7 +1,7 @@
 //! What Ollama's requests have in common: `model`, `keep_alive`, `stream`, `options`. Pure.
 
-use hearth_shared::protocol::Sampling;
-use serde_json::{Value, json};
+use hearth_shared::protocol::{Constraint, JsonText, Sampling};
+use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -9,6 +9,7 @@ use crate::generation::Ask;
 use crate::sampling::{self, Spelling};
 
 const STOP_MAX: usize = 64;
+const TOP_LOGPROBS_MAX: u32 = 20;
 
 /// Ollama's fields.
 const SPELLING: Spelling = Spelling { repetition_penalty: "repeat_penalty", temperature_max: 10.0 };
@@ -19,6 +20,8 @@ pub(super) struct Options {
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
     pub(super) max_tokens: Option<u32>,
+    pub(super) constraint: Option<Constraint>,
+    pub(super) logprobs: Option<u32>,
 }
 
 /// The model, and how long to keep it.
@@ -32,14 +35,11 @@ pub(super) fn ask(fields: Fields<'_>) -> Result<Ask, ApiError> {
     Ok(Ask { model, keep_alive: fields.keep_alive()? })
 }
 
-/// Refuses what would change the answer and is not served.
-pub(super) fn refuse_what_is_not_served(fields: Fields<'_>) -> Result<(), ApiError> {
-    fields.refuse("format", &[json!("")])?;
-    fields.refuse("think", &[json!(false)])?;
-    fields.refuse("tools", &[json!([])])
-}
-
-/// `options`, on top of Ollama's defaults.
+/// `options`, on top of Ollama's defaults, and the fields beside it that say the same sort of thing.
+///
+/// An option that is not read here is passed over, as Ollama does with those that it does not know:
+/// they say how Ollama's own engine should run. So does `num_ctx`, because a context here is always
+/// the model's whole one, and a prompt that does not fit is refused with the counts.
 pub(super) fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
     let empty = serde_json::Map::new();
     let given = fields.object("options", "options.")?.unwrap_or(Fields::new(&empty));
@@ -50,7 +50,34 @@ pub(super) fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
         sampling,
         stop: given.texts("stop", STOP_MAX)?,
         max_tokens: given.count("num_predict")?,
+        constraint: format(fields)?,
+        logprobs: logprobs(fields)?,
     })
+}
+
+/// `format`: `json`, or a schema.
+fn format(fields: Fields<'_>) -> Result<Option<Constraint>, ApiError> {
+    match fields.get("format") {
+        None => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) if text == "json" => Ok(Some(Constraint::JsonObject)),
+        Some(schema @ Value::Object(_)) => {
+            Ok(Some(Constraint::JsonSchema(JsonText(schema.to_string()))))
+        }
+        Some(_) => {
+            let message = "`format` must be \"json\" or a JSON schema";
+            Err(ApiError::invalid("format", message))
+        }
+    }
+}
+
+fn logprobs(fields: Fields<'_>) -> Result<Option<u32>, ApiError> {
+    let top = fields.integer("top_logprobs")?.unwrap_or(0);
+    let top = u32::try_from(top).ok().filter(|top| *top <= TOP_LOGPROBS_MAX).ok_or_else(|| {
+        let message = format!("`top_logprobs` must be from 0 to {TOP_LOGPROBS_MAX}, not {top}");
+        ApiError::invalid("top_logprobs", message)
+    })?;
+    Ok(fields.flag("logprobs")?.unwrap_or(false).then_some(top))
 }
 
 /// Whether to stream, which Ollama does unless told not to.
@@ -69,6 +96,8 @@ pub(super) fn refuse_images(fields: Fields<'_>, path: &str) -> Result<(), ApiErr
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
