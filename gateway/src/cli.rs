@@ -4,6 +4,9 @@
 
 mod client;
 mod load;
+mod models;
+mod pull;
+mod table;
 mod ps;
 mod run;
 mod serve;
@@ -93,6 +96,16 @@ enum Command {
     Load(load::Arguments),
     /// Unload a model
     Stop(stop::Arguments),
+    /// List the models there are
+    List(models::ListArguments),
+    /// Tell what a model's files say of it
+    Show(models::ShowArguments),
+    /// Fetch a model from Hugging Face, or take one in from a path
+    Pull(pull::Arguments),
+    /// Copy a model
+    Cp(models::CopyArguments),
+    /// Delete models
+    Rm(models::RemoveArguments),
 }
 
 /// Runs the command that the process was started with.
@@ -104,6 +117,11 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => as_client(run::run(arguments)),
         Command::Load(arguments) => as_client(load::load(arguments)),
         Command::Stop(arguments) => as_client(stop::stop(arguments)),
+        Command::List(arguments) => as_client(models::list(arguments)),
+        Command::Show(arguments) => as_client(models::show(arguments)),
+        Command::Pull(arguments) => as_client(pull::pull(arguments)),
+        Command::Cp(arguments) => as_client(models::copy(arguments)),
+        Command::Rm(arguments) => as_client(models::remove(arguments)),
     };
     match result {
         Ok(()) => Exit::Done.into(),

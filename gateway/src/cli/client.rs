@@ -43,6 +43,11 @@ impl Client {
         whole(self.stream(path, body).await?).await
     }
 
+    /// Deletes what the JSON names; the answer says nothing more than that it went well.
+    pub(super) async fn delete(&mut self, path: &str, body: &Value) -> Result<(), Failure> {
+        self.send(Method::DELETE, path, body.to_string().into()).await.map(drop)
+    }
+
     /// Posts JSON; the answer's body is still to be read, and its status is a good one.
     pub(super) async fn stream(
         &mut self,

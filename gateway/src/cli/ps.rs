@@ -108,7 +108,7 @@ fn text<'a>(model: &'a Value, key: &str) -> &'a str {
 }
 
 /// `512 B`, `5.1 GB`, and from ten on without a fraction: `42 GB`.
-fn decimal_bytes(bytes: u64) -> String {
+pub(super) fn decimal_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
     let (mut value, mut tenths, mut unit) = (bytes, 0, 0);
     while value >= 1000 && unit + 1 < UNITS.len() {

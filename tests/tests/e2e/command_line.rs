@@ -93,7 +93,7 @@ async fn serve_refuses_what_is_unsafe_or_taken() {
 #[tokio::test]
 async fn help_teaches() {
     let help = end(home().command(&["--help"])).await;
-    for taught in ["serve", "ps", "run", "stop", "Exit codes", "HEARTH_HOME"] {
+    for taught in ["serve", "ps", "run", "stop", "list", "pull", "Exit codes", "HEARTH_HOME"] {
         assert!(help.out.contains(taught), "{taught} in {}", help.out);
     }
     let serve = end(home().command(&["serve", "--help"])).await;
@@ -116,4 +116,46 @@ async fn run_without_a_prompt_reads_it_from_standard_input() {
     let output = patiently("the command to end", run.wait_with_output()).await.unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "t0 t1 t2 \n");
     assert_eq!(gateway.ps().await[0]["in_flight"], json!(0));
+}
+
+#[tokio::test]
+async fn models_are_listed_shown_copied_and_deleted() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let copied = end(gateway.command(&["cp", "m", "me/twin"])).await;
+    assert_eq!((copied.code, copied.out.as_str(), copied.err.as_str()), (0, "", ""));
+    let list = end(gateway.command(&["list"])).await;
+    let lines: Vec<&str> = list.out.lines().collect();
+    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["NAME", "ID", "SIZE", "MODIFIED"]);
+    let mut names: Vec<_> =
+        lines[1..].iter().filter_map(|line| line.split_whitespace().next()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["m:latest", "me/twin:latest"]);
+    let show = end(gateway.command(&["show", "m"])).await;
+    let expected = "format          onnx\narchitecture    fake\ncapabilities    completion\n";
+    assert_eq!(show.out, expected);
+    let removed = end(gateway.command(&["rm", "me/twin", "m"])).await;
+    assert_eq!((removed.code, removed.out.as_str()), (0, "deleted me/twin\ndeleted m\n"));
+    let again = end(gateway.command(&["rm", "m"])).await;
+    assert_eq!(again.code, 1);
+    assert!(again.err.starts_with("hearth: the model 'm' does not exist"), "{}", again.err);
+}
+
+#[tokio::test]
+async fn pull_takes_a_path_in_and_says_what_is_none() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("tiny.gguf");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama-q4_1.gguf");
+    std::fs::copy(fixture, &file).unwrap();
+    let pulled = end(gateway.command(&["pull", file.to_str().unwrap()])).await;
+    assert_eq!((pulled.code, pulled.out.as_str(), pulled.err.as_str()), (0, "success\n", ""));
+    let show = end(gateway.command(&["show", "tiny"])).await;
+    assert!(
+        show.out.starts_with("format            gguf\narchitecture      llama\n"),
+        "{}",
+        show.out
+    );
+    let nowhere = end(gateway.command(&["pull", "./nowhere.gguf"])).await;
+    assert_eq!(nowhere.code, 1);
+    assert!(nowhere.err.starts_with("hearth: there is no model at that path"), "{}", nowhere.err);
 }

@@ -17,6 +17,7 @@ mod ollama_pull;
 mod encoding;
 mod command_line;
 mod openai_client;
+mod clients;
 mod openai_chat;
 mod real_model;
 mod gguf;

@@ -107,3 +107,109 @@ async fn the_heartbeat_is_ollamas() {
     let head = http::send(gateway.address, Method::HEAD, "/", &[], "").await;
     assert_eq!((head.status, head.text().await.as_str()), (StatusCode::OK, ""));
 }
+
+/// Thoughts, text, two calls; then the end.
+const AGENT: [&str; 18] = [
+    "--part",
+    "reasoning:hm",
+    "--part",
+    "text:Let me see.",
+    "--part",
+    "call:f",
+    "--part",
+    "arguments:{\"x\":",
+    "--part",
+    "arguments:1}",
+    "--part",
+    "call:g",
+    "--part",
+    "arguments:{}",
+    "--part",
+    "text: ",
+    "--finish",
+    "tool_calls",
+];
+
+/// The messages without what is random in them.
+fn messages(lines: &[Value]) -> Vec<Value> {
+    let mut messages: Vec<Value> = lines.iter().map(|line| line["message"].clone()).collect();
+    for message in &mut messages {
+        for call in message["tool_calls"].as_array_mut().into_iter().flatten() {
+            let id = call.as_object_mut().unwrap().remove("id").unwrap();
+            assert!(id.as_str().unwrap().starts_with("call_"), "{id}");
+        }
+    }
+    messages
+}
+
+#[tokio::test]
+async fn thoughts_and_calls_come_in_their_places_streamed_and_not() {
+    let gateway = home().start_fake(&AGENT, &[]).await;
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let body =
+        json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": tools});
+    let streamed = lines(&gateway.post("/api/chat", &body).await.text().await);
+    let said = |content: &str| json!({"role": "assistant", "content": content});
+    let with = |mut message: Value, field: &str, value: Value| {
+        message[field] = value;
+        message
+    };
+    let f = json!({"function": {"name": "f", "arguments": {"x": 1}}});
+    let g = json!({"function": {"name": "g", "arguments": {}}});
+    assert_eq!(
+        messages(&streamed),
+        [
+            with(said(""), "thinking", json!("hm")),
+            said("Let me see."),
+            with(said(""), "tool_calls", json!([f])),
+            said(" "),
+            with(said(""), "tool_calls", json!([g])),
+            said(""),
+        ]
+    );
+    assert_eq!(streamed.last().unwrap()["done_reason"], "stop");
+    let mut body = body;
+    body["stream"] = json!(false);
+    let whole = gateway.post("/api/chat", &body).await.json().await;
+    let all = with(said("Let me see. "), "thinking", json!("hm"));
+    assert_eq!(messages(&[whole]), [with(all, "tool_calls", json!([f, g]))]);
+    let body = json!({"model": "m", "prompt": "hi", "stream": false});
+    let text = gateway.post("/api/generate", &body).await.json().await;
+    assert_eq!((&text["thinking"], &text["response"]), (&json!("hm"), &json!("Let me see. ")));
+}
+
+#[tokio::test]
+async fn logprobs_come_with_the_tokens_that_they_are_of() {
+    let gateway = home().start_fake(&["--tokens", "2"], &[]).await;
+    let body = json!({"model": "m", "prompt": "hi", "logprobs": true, "top_logprobs": 2});
+    let lines = lines(&gateway.post("/api/generate", &body).await.text().await);
+    let told = &lines[1]["logprobs"][0];
+    assert_eq!((&told["token"], &told["logprob"]), (&json!("t1 "), &json!(-1.0)));
+    assert_eq!(told["bytes"], json!(b"t1 "));
+    let top = told["top_logprobs"].as_array().unwrap();
+    let likely: Vec<_> = top.iter().map(|one| (&one["token"], &one["logprob"])).collect();
+    assert_eq!(likely, [(&json!("t1 "), &json!(-1.0)), (&json!("other1"), &json!(-11.0))]);
+    assert!(lines.last().unwrap().get("logprobs").is_none());
+}
+
+#[tokio::test]
+async fn a_model_that_can_not_think_is_not_made_to() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let body =
+        |think: Value| json!({"model": "m", "prompt": "hi", "think": think, "stream": false});
+    let answer = gateway.post("/api/generate", &body(json!(true))).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let error = answer.json().await["error"].as_str().unwrap().to_owned();
+    assert_eq!(error, "\"m\" does not support thinking; leave `think` out");
+    let answer = gateway.post("/api/generate", &body(json!(false))).await.json().await;
+    assert_eq!(answer["response"], "t0 t1 t2 ");
+    let template = gateway.home().join("models/m/chat_template.jinja");
+    std::fs::write(template, "{% if enable_thinking %}<think>{% endif %}").unwrap();
+    // The files have changed, and with them what is known of the model.
+    hearth_tests::patiently("the change to be seen", async {
+        while gateway.post("/api/generate", &body(json!("high"))).await.status != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
