@@ -260,19 +260,6 @@ impl Fleet {
         (self.snapshot(), transitions)
     }
 
-    /// Waits until the model has no worker.
-    ///
-    /// # Cancel safety
-    /// Safe: it only looks.
-    pub async fn gone(&self, model: &ModelName) {
-        let has_none = |snapshot: &Arc<Snapshot>| {
-            let mut its = snapshot.models.iter().filter(|status| status.view.name == *model);
-            its.all(|status| !status.has_worker())
-        };
-        // A fleet that has ended has no workers.
-        drop(self.snapshot.clone().wait_for(has_none).await);
-    }
-
     /// Takes no more requests, and stops what still runs at `until`. The task ends when the last
     /// worker is gone.
     pub async fn drain(&self, until: Instant) {
