@@ -106,8 +106,12 @@ fn gguf(files: &[&RemoteFile], tag: Option<&str>) -> Result<Choice, ChoiceError>
     let is_of = |file: &RemoteFile, tag: &str| {
         let (stem, tag) = (stem(file).to_ascii_lowercase(), tag.to_ascii_lowercase());
         let tag = tag.strip_suffix(".gguf").unwrap_or(&tag);
-        let before = stem.strip_suffix(tag);
-        before.is_some_and(|before| before.is_empty() || before.ends_with(['-', '.', '_']))
+        stem.strip_suffix(tag).is_some_and(|before| {
+            before.is_empty()
+                || before.ends_with(['-', '.'])
+                // Quantizations hold underscores themselves: the `0` of `Q8_0` is none.
+                || (before.ends_with('_') && is_quantization(tag))
+        })
     };
     let is_piece = |file: &RemoteFile| stem(file).contains("-of-0");
     let whole: Vec<&RemoteFile> = files.iter().copied().filter(|file| !is_piece(file)).collect();
@@ -134,6 +138,12 @@ fn gguf(files: &[&RemoteFile], tag: Option<&str>) -> Result<Choice, ChoiceError>
         }
         (None, Some(tag)) => Err(no_such(tag, whole.iter().map(|file| stem(file)))),
     }
+}
+
+/// `q4_k_m`, `iq2_m`, `bf16`, …
+fn is_quantization(tag: &str) -> bool {
+    let rest = ["iq", "q", "bf", "f"].iter().find_map(|prefix| tag.strip_prefix(prefix));
+    rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// A whole folder: everything in it belongs to the model.

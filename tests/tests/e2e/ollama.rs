@@ -134,7 +134,8 @@ const AGENT: [&str; 18] = [
 fn messages(lines: &[Value]) -> Vec<Value> {
     let mut messages: Vec<Value> = lines.iter().map(|line| line["message"].clone()).collect();
     for message in &mut messages {
-        for call in message["tool_calls"].as_array_mut().into_iter().flatten() {
+        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+        for call in calls.into_iter().flatten() {
             let id = call.as_object_mut().unwrap().remove("id").unwrap();
             assert!(id.as_str().unwrap().starts_with("call_"), "{id}");
         }
