@@ -65,6 +65,7 @@ impl Generation {
         mut meter: RequestMeter,
     ) -> Result<Self, ApiError> {
         meter.set_model(&model.name);
+        let keep_alive = app.caller.keep_alive(keep_alive);
         let choices = body.choices;
         let mut attempt = try_once(app, model, keep_alive, body.clone(), &mut meter).await;
         if matches!(attempt, Err(ApiError::Lost(Loss::WorkerGone))) {

@@ -31,8 +31,7 @@ struct Tag<'a> {
 /// # Errors
 /// [`ApiError::Catalog`].
 pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
-    let models = app.catalog.models().await?;
-    let mut models: Vec<_> = models.values().collect();
+    let mut models = app.models().await?;
     models.sort_by_key(|model| std::cmp::Reverse(model.modified));
     let models = models.iter().map(|model| Tag {
         name: model.name.with_tag(),

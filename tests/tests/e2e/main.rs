@@ -16,6 +16,10 @@ mod encoding;
 mod command_line;
 mod openai_client;
 mod openai_chat;
+mod openai_completions;
+mod openai_responses;
+mod openai_suite;
+mod keys;
 mod real_model;
 mod gguf;
 
