@@ -206,6 +206,16 @@ fn of_table(table: &[Known], required: &[&str]) -> Value {
             let example: Value = serde_json::from_str(known.example).expect("a table holds JSON");
             let example = &example[known.name];
             let mut property = json!({ "examples": [example] });
+            if known.name == "messages" {
+                property["items"] = json!({
+                    "type": "object",
+                    "required": ["role"],
+                    "properties": {
+                        "role": { "enum": ["system", "developer", "user", "assistant", "tool"] },
+                        "content": { "type": ["string", "array", "null"] },
+                    },
+                });
+            }
             if let Some(kind) = kind(known.name, example) {
                 property["type"] = json!([kind, "null"]);
             }
@@ -295,7 +305,7 @@ mod tests {
         assert_eq!(properties["stream"]["type"], json!(["boolean", "null"]));
         assert_eq!(properties["temperature"]["type"], json!(["number", "null"]));
         assert_eq!(properties["stop"]["type"], json!(null));
-        assert_eq!(properties["audio"], json!(null));
+        assert_eq!(properties["web_search_options"], json!(null));
         assert_eq!(properties["store"]["description"], "taken and ignored: nothing is stored");
     }
 }
