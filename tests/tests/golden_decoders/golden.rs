@@ -80,7 +80,7 @@ pub(crate) fn spec(model: &Path) -> LoadSpec {
         execution_provider: ExecutionProvider::Auto,
         threads: Some(1),
         context_length: None,
-        slots: None,
+        slots: Some(4),
         variant: None,
         graph: GraphChoice::Default,
     }
