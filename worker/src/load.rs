@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hearth_shared::protocol::{
-    LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
+    GraphChoice, LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
 };
 
 use crate::encode::{EncodePreparer, Encoder};
@@ -17,13 +17,15 @@ use crate::generate::{Engine, Forward, ForwardError};
 use crate::model::{AnyModel, Model};
 use crate::prepare::Preparer;
 use crate::prompt::ChatTemplate;
-use crate::runtime::Runtime;
 use crate::runtime::interface::{Hints, Interface};
+use crate::runtime::{Runtime, Wish};
 use crate::tokenizer::Tokenizer;
 
 /// How many sequences run at once, where nobody says.
 const SLOTS_DEFAULT: u32 = 4;
 const SLOTS_MAX: u32 = 64;
+/// Tokens of a prompt that are read at once where memory counts: a run's is in proportion to them.
+const CHUNK_OF_LITTLE_MEMORY: usize = 64;
 
 /// A model of any kind, ready to work.
 #[derive(Debug)]
@@ -107,9 +109,8 @@ fn decoder(
         Runtime::open(Path::new(&spec.runtime_library)).map_err(|error| error.into_failure())?;
 
     progress(LoadStage::Session, 0.1);
-    let threads = threads(spec);
     let (session, provider) = runtime
-        .session(&model.graph, spec.execution_provider, threads, to_usize(context_length))
+        .session(&model.graph, wish(spec, context_length))
         .map_err(|error| error.into_failure())?;
     let hints = Hints {
         head_size: model.head_size,
@@ -123,6 +124,10 @@ fn decoder(
     let slots = spec.slots.unwrap_or(SLOTS_DEFAULT).clamp(1, SLOTS_MAX);
     let mut forward = Forward::new(session, interface, to_usize(slots), to_usize(context_length))
         .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
+
+    if spec.graph == GraphChoice::Memory {
+        forward.limit_chunk(CHUNK_OF_LITTLE_MEMORY);
+    }
 
     progress(LoadStage::WarmUp, 0.9);
     warm_up(&mut forward).map_err(|error| warm_up_failure(&error))?;
@@ -181,6 +186,15 @@ fn context_length(spec: &LoadSpec, model: &Model) -> Result<u32, LoadFailure> {
         ));
     }
     Ok(length)
+}
+
+fn wish(spec: &LoadSpec, context_length: u32) -> Wish {
+    Wish {
+        provider: spec.execution_provider,
+        graph: spec.graph,
+        threads: threads(spec),
+        context_length: to_usize(context_length),
+    }
 }
 
 fn threads(spec: &LoadSpec) -> usize {
