@@ -15,7 +15,7 @@ mod stop;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{FromWorker, News, RequestFailure};
@@ -93,6 +93,12 @@ impl Engine {
         while let Some(slot) = self.slots.running().iter().position(|other| other.id() == id) {
             self.leave(slot);
         }
+    }
+
+    /// How long ONNX Runtime's runs took since the load: the rest of a tick is the engine's own.
+    #[must_use]
+    pub fn time_in_runtime(&self) -> Duration {
+        self.forward.time_in_runtime()
     }
 
     /// Whether a tick would do nothing.

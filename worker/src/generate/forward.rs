@@ -4,6 +4,7 @@
 //! have a past: a decode step gives every running slot one token; a prefill gives one slot several.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use half::f16;
 use ort::session::Session;
@@ -47,6 +48,8 @@ pub(crate) struct Forward {
     chunk: usize,
     /// By first slot and count; each binds that part of the cache.
     bindings: HashMap<(usize, usize), BindingId>,
+    /// How long ONNX Runtime's runs took so far.
+    time_in_runtime: Duration,
 }
 
 impl Forward {
@@ -83,6 +86,7 @@ impl Forward {
             logits: (logits, logits_block),
             chunk,
             bindings: HashMap::new(),
+            time_in_runtime: Duration::ZERO,
         })
     }
 
@@ -94,6 +98,11 @@ impl Forward {
     /// Lowers what one [`Forward::prefill`] takes; it can't be raised again.
     pub(crate) fn limit_chunk(&mut self, tokens: usize) {
         self.chunk = self.chunk.min(tokens).max(1);
+    }
+
+    /// How long ONNX Runtime's runs took since the load.
+    pub(crate) fn time_in_runtime(&self) -> Duration {
+        self.time_in_runtime
     }
 
     /// How many sequences have room.
@@ -181,7 +190,10 @@ impl Forward {
         self.session.bind_input(binding, name, View::from_start(*block, &mask))?;
         let (output, block) = &self.logits;
         self.session.bind_output(binding, &output.name, View::from_start(*block, &logits))?;
-        Ok(self.session.run(binding)?)
+        let began = Instant::now();
+        let result = self.session.run(binding);
+        self.time_in_runtime += began.elapsed();
+        Ok(result?)
     }
 
     fn binding(&mut self, slots: (usize, usize)) -> ort::Result<BindingId> {
