@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hearth_shared::protocol::{
-    ExecutionProvider, LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
+    ExecutionProvider, GraphChoice, LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard,
+    ModelKind,
 };
 
 use crate::answer::Dialect;
@@ -20,12 +21,14 @@ use crate::generate::{Engine, Forward, ForwardError};
 use crate::model::{AnyModel, Device, Model, Variant};
 use crate::prepare::Preparer;
 use crate::prompt::ChatTemplate;
-use crate::runtime::Runtime;
 use crate::runtime::interface::{Hints, Interface};
+use crate::runtime::{Runtime, Wish};
 use crate::tokenizer::Tokenizer;
 
 /// The most sequences at once, whatever a configuration says.
 const SLOTS_MAX: u32 = 256;
+/// Tokens of a prompt that are read at once where memory counts: a run's is in proportion to them.
+const CHUNK_OF_LITTLE_MEMORY: usize = 64;
 
 /// A model of any kind, ready to work.
 #[derive(Debug)]
@@ -116,9 +119,8 @@ fn decoder(
         Runtime::open(Path::new(&spec.runtime_library)).map_err(|error| error.into_failure())?;
 
     progress(LoadStage::Session, 0.1);
-    let threads = threads(spec);
     let (session, provider) = runtime
-        .session(&model.graph, spec.execution_provider, threads, to_usize(context_length))
+        .session(&model.graph, wish(spec, context_length))
         .map_err(|error| error.into_failure())?;
     let hints = Hints {
         head_size: model.head_size,
@@ -136,6 +138,10 @@ fn decoder(
     let room = (to_usize(slots), to_usize(context_length));
     let mut forward = Forward::new(session, interface, model.cache, room)
         .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
+
+    if spec.graph == GraphChoice::Memory {
+        forward.limit_chunk(CHUNK_OF_LITTLE_MEMORY);
+    }
 
     progress(LoadStage::WarmUp, 0.9);
     warm_up(&mut forward).map_err(|error| warm_up_failure(&error))?;
@@ -215,6 +221,15 @@ fn context_length(spec: &LoadSpec, model: &Model) -> Result<u32, LoadFailure> {
         ));
     }
     Ok(length)
+}
+
+fn wish(spec: &LoadSpec, context_length: u32) -> Wish {
+    Wish {
+        provider: spec.execution_provider,
+        graph: spec.graph,
+        threads: threads(spec),
+        context_length: to_usize(context_length),
+    }
 }
 
 fn threads(spec: &LoadSpec) -> usize {

@@ -11,8 +11,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hearth_shared::protocol::{ExecutionProvider, LoadFailure, LoadFailureKind};
+use hearth_shared::protocol::{ExecutionProvider, GraphChoice, LoadFailure, LoadFailureKind};
 use ort::environment::Environment;
+use ort::ep::CPU;
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
@@ -92,6 +93,28 @@ pub(crate) struct Runtime {
     library: PathBuf,
 }
 
+/// What is wanted of a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish {
+    /// Where it shall run.
+    pub(crate) provider: ExecutionProvider,
+    /// What a graph that is built here shall be good at.
+    pub(crate) graph: GraphChoice,
+    /// For one run.
+    pub(crate) threads: usize,
+    /// The longest sequence.
+    pub(crate) context_length: usize,
+}
+
+fn kind_of(choice: GraphChoice) -> GraphKind {
+    match choice {
+        // No encoding that says the same in as little time is smaller than the default's; what
+        // little memory means besides is the working memory's matter.
+        GraphChoice::Default | GraphChoice::Memory => GraphKind::Default,
+        GraphChoice::Exact => GraphKind::Exact,
+    }
+}
+
 /// Kept for good: ONNX Runtime allows one environment in a process, and no second one after it.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
@@ -140,16 +163,18 @@ impl Runtime {
     pub(crate) fn session(
         &self,
         graph: &GraphSource,
-        asked: ExecutionProvider,
-        threads: usize,
-        context_length: usize,
+        wish: Wish,
     ) -> Result<(Session, Provider), RuntimeError> {
-        let options = || self.options(threads);
-        let (mut builder, provider) = provider::choose(asked, options)?;
+        let Wish { provider, graph: choice, threads, context_length } = wish;
+        let (mut builder, provider) = provider::choose(provider, || self.options(threads))?;
+        if choice == GraphChoice::Memory {
+            // An arena keeps what the longest prompt so far needed.
+            builder = builder.with_execution_providers([CPU::default().build()])?;
+        }
         let session = match graph {
             GraphSource::File(path) => builder.commit_from_file(path)?,
             GraphSource::Gguf(model) => {
-                let (kind, logits) = (GraphKind::Default, Positions::Last);
+                let (kind, logits) = (kind_of(choice), Positions::Last);
                 let options = GraphOptions { kind, logits, context_length };
                 let threads = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
                 gguf::build_graph(model, options)?.commit(builder, threads)?

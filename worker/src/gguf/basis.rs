@@ -89,6 +89,21 @@ impl Basis {
     }
 }
 
+/// Mixes the items of each group of `group` among themselves, each item `len` elements: a change of
+/// basis for values that are not in the residual stream. It is its own inverse.
+pub(super) fn spread(data: &mut [f32], group: usize, len: usize) {
+    let norm = 1.0 / (group as f32).sqrt();
+    for items in data.chunks_exact_mut(group * len) {
+        hadamard(items, len);
+        items.iter_mut().for_each(|x| *x *= norm);
+    }
+}
+
+/// The largest group of at most `most`, a power of two, that [`spread`] can mix in rows of `size`.
+pub(super) fn group_of(size: usize, most: usize) -> usize {
+    1 << size.trailing_zeros().min(most.trailing_zeros())
+}
+
 /// Sine and cosine of a whole number of turns' parts.
 trait Rotated {
     fn rotated(self, turn: f32) -> (f32, f32);

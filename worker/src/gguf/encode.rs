@@ -107,35 +107,80 @@ pub(super) fn blocks4(matrix: &Matrix<'_>, first_row: usize, q: &mut [u8], scale
     }
 }
 
+/// Rows that become columns at once, so that writes stay within cache lines.
+pub(super) const ROWS: usize = 64;
+
 /// One scale for each output: `q` is i8 `[inputs, outputs]`, `scales` `[outputs]`.
 pub(super) fn columns8(matrix: &Matrix<'_>, q: &mut [u8], scales: &mut [[u8; 4]]) {
-    // Rows of the file become columns: a few at a time, so that writes stay within cache lines.
-    const ROWS: usize = 64;
+    if matrix.turn == Turn::Outputs {
+        return turned_columns8(matrix, q, scales);
+    }
     let (inputs, outputs) = (matrix.inputs, matrix.outputs());
-    let (mut row, mut scratch) = (vec![0.0; inputs], Vec::new());
-    let mut tile = vec![0_u8; ROWS * inputs];
+    let (mut tile, mut scratch) = (vec![0.0; ROWS * inputs], Vec::new());
+    let mut bytes = vec![0; ROWS * inputs];
     for first in (0..outputs).step_by(ROWS) {
         let count = ROWS.min(outputs - first);
-        for (index, tile) in tile.chunks_exact_mut(inputs).take(count).enumerate() {
-            matrix.row(first + index, &mut row, &mut scratch);
-            let largest = largest(&row);
-            scales[first + index] = (largest / 127.0).to_le_bytes();
-            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            for (q, x) in tile.iter_mut().zip(&row) {
-                // Two's complement: what is 128 above zero, with the top bit turned.
-                *q = nearest(x * inverse + 128.0) ^ 0x80;
+        let tile = &mut tile[..count * inputs];
+        matrix.rows(first, tile, &mut scratch);
+        let rows = tile.chunks_exact(inputs).zip(bytes.chunks_exact_mut(inputs));
+        for ((row, bytes), scale) in rows.zip(&mut scales[first..]) {
+            let largest = largest(row);
+            *scale = (largest / 127.0).to_le_bytes();
+            quantise_row(row, largest, bytes);
+        }
+        write_columns(&bytes[..count * inputs], inputs, (q, outputs), first);
+    }
+}
+
+/// The same for a matrix that is turned along its outputs: strips of columns, decoded twice unless
+/// the whole matrix is one, because a scale needs all of its row.
+fn turned_columns8(matrix: &Matrix<'_>, q: &mut [u8], scales: &mut [[u8; 4]]) {
+    /// What one strip may hold of a small matrix: 16 MiB.
+    const WHOLE_MAX: usize = 1 << 22;
+    let (inputs, outputs) = (matrix.inputs, matrix.outputs());
+    let width = if inputs * outputs <= WHOLE_MAX { inputs } else { matrix.strip() };
+    let (mut tile, mut scratch) = (vec![0.0; outputs * width], Vec::new());
+    let mut most = vec![0.0_f32; outputs];
+    for at in (0..inputs).step_by(width) {
+        matrix.columns(at, width, &mut tile, &mut scratch);
+        let rows = tile.chunks_exact(width).zip(&mut most);
+        rows.for_each(|(row, most)| *most = most.max(largest(row)));
+    }
+    scales.iter_mut().zip(&most).for_each(|(scale, most)| *scale = (most / 127.0).to_le_bytes());
+    let mut bytes = vec![0; ROWS * width];
+    for at in (0..inputs).step_by(width) {
+        if width < inputs {
+            matrix.columns(at, width, &mut tile, &mut scratch);
+        }
+        let strip = &mut q[at * outputs..(at + width) * outputs];
+        for (index, rows) in tile.chunks(ROWS * width).enumerate() {
+            let first = index * ROWS;
+            let all = rows.chunks_exact(width).zip(bytes.chunks_exact_mut(width));
+            for ((row, bytes), &most) in all.zip(&most[first..]) {
+                quantise_row(row, most, bytes);
             }
+            write_columns(&bytes[..rows.len()], width, (strip, outputs), first);
         }
-        for (input, column) in q.chunks_exact_mut(outputs).enumerate() {
-            let column = &mut column[first..first + count];
-            column.iter_mut().enumerate().for_each(|(i, q)| *q = tile[i * inputs + input]);
-        }
+    }
+}
+
+/// Two's complement of `127 × x / largest`: what is 128 above zero, with the top bit turned.
+fn quantise_row(row: &[f32], largest: f32, q: &mut [u8]) {
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    q.iter_mut().zip(row).for_each(|(q, x)| *q = nearest(x * inverse + 128.0) ^ 0x80);
+}
+
+/// Writes rows of `width` bytes as columns from `first` on of `q`, `[width, outputs]`.
+fn write_columns(rows: &[u8], width: usize, (q, outputs): (&mut [u8], usize), first: usize) {
+    let count = rows.len() / width;
+    for (input, column) in q.chunks_exact_mut(outputs).enumerate() {
+        let column = &mut column[first..first + count];
+        column.iter_mut().enumerate().for_each(|(i, q)| *q = rows[i * width + input]);
     }
 }
 
 /// Plain numbers, `[inputs, outputs]`.
 pub(super) fn floats(matrix: &Matrix<'_>, out: &mut [[u8; 4]]) {
-    const ROWS: usize = 16;
     let (inputs, outputs) = (matrix.inputs, matrix.outputs());
     let (mut tile, mut scratch) = (vec![0.0; ROWS * inputs], Vec::new());
     for first in (0..outputs).step_by(ROWS) {

@@ -144,6 +144,7 @@ impl<'a> Builder<'a> {
         }
         if self.basis.is_some() {
             self.vector("gain.one", vec![1.0; self.facts.hidden]);
+            self.mixer();
         }
         let head_dim = self.facts.head_dim;
         let tables = rope::tables(self.file, &self.facts.rope, head_dim, positions)?;
@@ -164,8 +165,6 @@ impl<'a> Builder<'a> {
     /// The last norm, and logits for the positions that are left of the stream.
     fn logits(&mut self, stream: Stream) -> Result<(), GgufError> {
         let (mut normed, gain, _) = self.norm("output", stream, "output_norm.weight")?;
-        // The rows are few, and the vocabulary decides what is said: never by columns.
-        normed.is_even = false;
         let tied = self.file.tensor("output.weight").is_none();
         let name = if tied { "token_embd.weight" } else { "output.weight" };
         let turn = self.turn(Turn::Inputs);
@@ -260,10 +259,10 @@ impl<'a> Builder<'a> {
             let found = self.file.tensor(name).ok_or_else(missing)?;
             let rows = found.shape.get(1).copied().unwrap_or(1);
             let tensor = self.file.needed_tensor(name, &[inputs, rows])?.clone();
-            parts.push(Part { tensor, paired_head: None });
+            parts.push(Part { tensor, paired_head: None, spread: None });
         }
         let basis = self.basis.clone();
-        Ok(Matrix { file: self.file, parts, inputs, gain: None, basis, turn })
+        Ok(Matrix { file: self.file, parts, inputs, gain: None, basis, turn, spread: None })
     }
 
     /// A vector of any type, decoded.

@@ -5,7 +5,12 @@
 
 use std::sync::Arc;
 
-use super::{basis::Basis, decode::decode, reader::GgufFile, tensor::Tensor};
+use super::{
+    basis::{Basis, spread},
+    decode::decode,
+    reader::GgufFile,
+    tensor::Tensor,
+};
 
 /// Rows of one tensor.
 #[derive(Debug, Clone)]
@@ -13,6 +18,8 @@ pub(super) struct Part {
     pub(super) tensor: Tensor,
     /// The head size, where the file has the two halves of each head's rows next to each other.
     pub(super) paired_head: Option<usize>,
+    /// How many rows at a time are mixed among themselves, if any.
+    pub(super) spread: Option<usize>,
 }
 
 /// Which side of a matrix meets the residual stream in its other basis.
@@ -33,6 +40,8 @@ pub(super) struct Matrix<'a> {
     pub(super) gain: Option<Vec<f32>>,
     pub(super) basis: Option<Arc<Basis>>,
     pub(super) turn: Turn,
+    /// How many inputs at a time come mixed among themselves, if any; only with `Turn::Outputs`.
+    pub(super) spread: Option<usize>,
 }
 
 impl Matrix<'_> {
@@ -67,9 +76,31 @@ impl Matrix<'_> {
         }
     }
 
+    /// Decodes rows from `first` on into `tile`, `[rows, inputs]`, as [`Matrix::row`] does, and mixes
+    /// those that are to be mixed: `first` and the number of rows don't cut a group.
+    pub(super) fn rows(&self, first: usize, tile: &mut [f32], scratch: &mut Vec<f32>) {
+        let inputs = self.inputs;
+        for (index, row) in (first..).zip(tile.chunks_exact_mut(inputs)) {
+            self.row(index, row, scratch);
+        }
+        let (mut start, end) = (0, first + tile.len() / inputs);
+        for part in &self.parts {
+            let next = start + part.tensor.shape[1];
+            let (from, to) = (start.max(first), next.min(end));
+            if let Some(group) = part.spread
+                && from < to
+            {
+                let rows = (from - first) * inputs..(to - first) * inputs;
+                spread(&mut tile[rows], group, inputs);
+            }
+            start = next;
+        }
+    }
+
     /// How wide a strip of columns is decoded at once: whole blocks of every part.
     pub(super) fn strip(&self) -> usize {
-        let block = self.parts.iter().map(|part| part.tensor.kind.block()).fold(32, usize::max);
+        let block = self.parts.iter().map(|part| part.tensor.kind.block());
+        let block = block.chain(self.spread).fold(32, usize::max);
         // 256 columns of a few thousand rows fit a core's cache.
         [256, block].into_iter().find(|width| self.inputs.is_multiple_of(*width)).unwrap_or(block)
     }
@@ -87,6 +118,9 @@ impl Matrix<'_> {
             let (tensor, bytes) = self.raw_row(index);
             let (from, len) = (tensor.kind.row_bytes(at), tensor.kind.row_bytes(width));
             decode(tensor.kind, &bytes[from..from + len], row);
+            if let Some(group) = self.spread {
+                spread(row, group, 1);
+            }
         }
         if let Some(basis) = &self.basis {
             basis.turn_columns(tile, width, scratch);

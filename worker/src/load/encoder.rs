@@ -7,7 +7,7 @@ use hearth_shared::protocol::{
     LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
 };
 
-use super::{LoadedEncoder, failure, threads, to_usize};
+use super::{LoadedEncoder, failure, to_usize, wish};
 use crate::encode::{EncodePreparer, Encoder};
 use crate::generate::count;
 use crate::model::{EncoderModel, GraphSource, Task};
@@ -35,9 +35,8 @@ pub(super) fn encoder(
 
     progress(LoadStage::Session, 0.1);
     let graph = GraphSource::File(model.graph.clone());
-    let (session, provider) = runtime
-        .session(&graph, spec.execution_provider, threads(spec), to_usize(tokens_max))
-        .map_err(|error| error.into_failure())?;
+    let (session, provider) =
+        runtime.session(&graph, wish(spec, tokens_max)).map_err(|error| error.into_failure())?;
     let mut encoder = Encoder::new(session, &model).map_err(|error| error.into_failure())?;
 
     progress(LoadStage::WarmUp, 0.9);

@@ -9,8 +9,14 @@ use super::{
 };
 use crate::gguf::{
     GgufError,
+    basis::{group_of, spread},
+    encode,
     matrix::{Matrix, Turn},
 };
+
+/// Channels of the gated value that are mixed among themselves. More share out better what one has
+/// too much; but the graph mixes while it runs, at a cost that grows with them.
+const GROUP_MAX: usize = 128;
 
 /// q, k and v: packed in one value, or three after norms of their own.
 struct Heads {
@@ -32,8 +38,13 @@ impl<'a> Builder<'a> {
             attended = self.kept(&attended);
             residual = self.kept(&residual);
         }
+        // Its values come out of their product spread already.
+        let attended = match self.head_group() {
+            Some(group) => Activation::spread(attended, group),
+            None => Activation::plain(attended),
+        };
         let addend = self.output_product(
-            &attended,
+            attended,
             &format!("{block}.attn_output"),
             self.facts.heads * self.facts.head_dim,
             &format!("{prefix}.attn.out"),
@@ -42,13 +53,51 @@ impl<'a> Builder<'a> {
         let norm = format!("{block}.ffn_norm.weight");
         let (normed, gain, residual) = self.norm(&format!("{prefix}.ffn"), stream, &norm)?;
         let gated = self.gated(index, normed, gain)?;
+        // The first and the last layer's are the largest, and what they lose is missed most.
+        let is_outer = index == 0 || index + 1 == self.facts.layers;
+        let gated = if is_outer { Activation::plain(gated) } else { self.spread(gated) };
         let addend = self.output_product(
-            &gated,
+            gated,
             &format!("{block}.ffn_down"),
             self.facts.feed_forward,
             &format!("{prefix}.ffn.out"),
         )?;
         Ok(Stream { residual, addend: Some(addend) })
+    }
+
+    /// How many elements of a value's head are mixed among themselves, in a graph that does that.
+    fn head_group(&self) -> Option<usize> {
+        self.basis.is_some().then(|| group_of(self.facts.head_dim, encode::ROWS))
+    }
+
+    /// Mixes groups of a value's channels among themselves, in a graph that does that: what one
+    /// channel has too much is shared out, as in the residual stream's other basis.
+    fn spread(&mut self, name: String) -> Activation {
+        if self.basis.is_none() {
+            return Activation::plain(name);
+        }
+        let group = group_of(self.facts.feed_forward, GROUP_MAX);
+        let names = ["groups", "mixed", "spread"].map(|part| format!("{name}.{part}"));
+        let [groups, mixed, spread] = names.each_ref().map(String::as_str);
+        let [mixer, to_groups, back] = ["mixer", "groups", "rows"].map(|n| format!("ffn.{n}"));
+        let nodes = &mut self.nodes;
+        // Zero keeps a dimension as it is.
+        nodes.node((ONNX, "Reshape"), &[&name, &to_groups], &[groups], &[]);
+        nodes.node((ONNX, "MatMul"), &[groups, &mixer], &[mixed], &[]);
+        nodes.node((ONNX, "Reshape"), &[mixed, &back], &[spread], &[]);
+        Activation::spread(spread.to_owned(), group)
+    }
+
+    /// Writes the constants of [`Builder::spread`].
+    pub(super) fn mixer(&mut self) {
+        let size = self.facts.feed_forward;
+        let group = group_of(size, GROUP_MAX);
+        let mut mixer = vec![0.0; group * group];
+        mixer.iter_mut().step_by(group + 1).for_each(|x| *x = 1.0);
+        spread(&mut mixer, group, 1);
+        self.nodes.floats("ffn.mixer", &[group as i64; 2], &mixer);
+        self.nodes.integers("ffn.groups", &[4], &[0, 0, -1, group as i64]);
+        self.nodes.integers("ffn.rows", &[3], &[0, 0, size as i64]);
     }
 
     fn kept(&mut self, name: &str) -> String {
@@ -61,19 +110,20 @@ impl<'a> Builder<'a> {
     /// A product that writes into the residual stream.
     fn output_product(
         &mut self,
-        input: &str,
+        mut input: Activation,
         weight: &str,
         inputs: usize,
         output: &str,
     ) -> Result<String, GgufError> {
         let turn = self.turn(Turn::Outputs);
-        let matrix = self.matrix(&[&format!("{weight}.weight")], inputs, turn)?;
+        let mut matrix = self.matrix(&[&format!("{weight}.weight")], inputs, turn)?;
+        matrix.spread = input.spread;
         self.expect_outputs(&matrix, self.facts.hidden, weight)?;
         let mut bias = self.optional_floats(&format!("{weight}.bias"), self.facts.hidden)?;
         if let (Some(bias), Some(basis)) = (&mut bias, &self.basis) {
             basis.turn_row(bias, &mut Vec::new());
         }
-        self.product(&mut Activation::plain(input.to_owned()), matrix, bias, output);
+        self.product(&mut input, matrix, bias, output);
         Ok(output.to_owned())
     }
 
@@ -98,6 +148,7 @@ impl<'a> Builder<'a> {
         if self.facts.has_paired_rows() {
             matrix.parts[..2].iter_mut().for_each(|part| part.paired_head = Some(head_dim));
         }
+        matrix.parts[2].spread = self.head_group();
         let bias = self.attention_bias(&names, sizes)?;
         let packed = format!("layer.{index}.attn.qkv");
         self.product(&mut normed, matrix, bias, &packed);
@@ -136,6 +187,9 @@ impl<'a> Builder<'a> {
             let mut values = found.unwrap_or_else(|| vec![0.0; size]);
             if part < 2 && self.facts.has_paired_rows() {
                 crate::gguf::matrix::unpair(&mut values, self.facts.head_dim);
+            }
+            if let (2, Some(group)) = (part, self.head_group()) {
+                spread(&mut values, group, 1);
             }
             bias.extend(values);
         }

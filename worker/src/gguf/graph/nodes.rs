@@ -78,8 +78,9 @@ impl Nodes {
         self.constant(name, DataType::Int64, dims, bytes);
     }
 
-    pub(super) fn float(&mut self, name: &str, value: f32) {
-        self.constant(name, DataType::Float, &[], value.to_le_bytes().to_vec());
+    pub(super) fn floats(&mut self, name: &str, dims: &[i64], values: &[f32]) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(name, DataType::Float, dims, bytes);
     }
 
     /// A tensor that is handed to ONNX Runtime beside the graph, as a file of its own in memory.

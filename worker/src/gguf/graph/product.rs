@@ -20,6 +20,8 @@ pub(super) struct Activation {
     pub(super) name: String,
     /// Whether it is in the basis in which no channel stands out, so that one scale for a row does.
     pub(super) is_even: bool,
+    /// How many channels at a time were mixed among themselves, if any.
+    pub(super) spread: Option<usize>,
     quantised: Option<Quantised>,
 }
 
@@ -32,11 +34,15 @@ struct Quantised {
 
 impl Activation {
     pub(super) fn plain(name: String) -> Self {
-        Self { name, is_even: false, quantised: None }
+        Self { name, is_even: false, spread: None, quantised: None }
     }
 
     pub(super) fn even(name: String) -> Self {
-        Self { name, is_even: true, quantised: None }
+        Self { name, is_even: true, spread: None, quantised: None }
+    }
+
+    pub(super) fn spread(name: String, group: usize) -> Self {
+        Self { name, is_even: true, spread: Some(group), quantised: None }
     }
 }
 
@@ -114,7 +120,7 @@ impl<'a> Builder<'a> {
         let second = slot(&scales, DataType::Float, vec![outputs]);
         self.weight(first, Some(second), Work::Columns8(matrix));
         let rows = self.quantised(input);
-        let names = [rows.q.as_str(), &q, ROW_SCALE_ONE, &scales, ROW_ZERO];
+        let names = [rows.q.as_str(), &q, ROW_STEP, &scales, ROW_ZERO];
         self.nodes.node((MS, "MatMulIntegerToFloat"), &names, &[&unscaled], &[]);
         self.nodes.node((ONNX, "Mul"), &[&unscaled, &rows.scales], &[output], &[]);
     }
@@ -171,25 +177,24 @@ impl<'a> Builder<'a> {
         if let Some(quantised) = &input.quantised {
             return quantised.clone();
         }
-        let names = ["size", "largest", "scale", "scaled", "quantised"];
+        let names = ["size", "largest", "scaled", "quantised"];
         let names = names.map(|name| format!("{}.{name}", input.name));
-        let [size, largest, scales, scaled, q] = names.each_ref().map(String::as_str);
+        let [size, largest, scaled, q] = names.each_ref().map(String::as_str);
         let name = input.name.as_str();
         let nodes = &mut self.nodes;
         nodes.node((ONNX, "Abs"), &[name], &[size], &[]);
         nodes.node((ONNX, "ReduceMax"), &[size, ROW_AXIS], &[largest], &[]);
-        nodes.node((ONNX, "Mul"), &[largest, ROW_STEP], &[scales], &[]);
-        nodes.node((ONNX, "Div"), &[name, scales], &[scaled], &[]);
-        nodes.node((ONNX, "QuantizeLinear"), &[scaled, ROW_SCALE_ONE, ROW_ZERO], &[q], &[]);
-        let quantised = Quantised { q: q.to_owned(), scales: scales.to_owned() };
+        // A row of zeroes becomes anything here, and zeroes again with its scale.
+        nodes.node((ONNX, "Div"), &[name, largest], &[scaled], &[]);
+        nodes.node((ONNX, "QuantizeLinear"), &[scaled, ROW_STEP, ROW_ZERO], &[q], &[]);
+        let quantised = Quantised { q: q.to_owned(), scales: largest.to_owned() };
         input.quantised = Some(quantised.clone());
         quantised
     }
 
     /// Writes the constants that quantised activations need.
     pub(super) fn quantisation_constants(&mut self) {
-        self.nodes.float(ROW_SCALE_ONE, 1.0);
-        self.nodes.float(ROW_STEP, 1.0 / 127.0);
+        self.nodes.floats(ROW_STEP, &[], &[1.0 / 127.0]);
         self.nodes.constant(ROW_ZERO, DataType::Uint8, &[], vec![128]);
         self.nodes.integers(ROW_AXIS, &[1], &[-1]);
     }
@@ -214,7 +219,6 @@ impl<'a> Builder<'a> {
 
 const ROW_AXIS: &str = "row.axis";
 const ROW_STEP: &str = "row.step";
-const ROW_SCALE_ONE: &str = "row.one";
 const ROW_ZERO: &str = "row.zero";
 
 pub(super) fn slot(name: &str, kind: DataType, shape: Vec<usize>) -> Slot {
