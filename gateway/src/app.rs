@@ -1,22 +1,26 @@
-//! What every handler shares: the catalogue, the fleet, the door and the metrics of one gateway.
+//! What every handler shares: the catalogue, the fleet, the door and the metrics of one gateway, as
+//! one caller may use them.
 //!
-//! Built by `cli/serve.rs`, used through `server.rs`. Nothing in it needs a lock from whoever holds it:
-//! what changes, each part guards by itself.
+//! Built by `cli/serve.rs`; `server.rs` gives each request a copy of its own, with who sent it. A copy
+//! is the same gateway, and nothing in it needs a lock from whoever holds it: what changes, each part
+//! guards by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogUnavailable, Model};
 use crate::describe::Shelf;
 use crate::fleet::Fleet;
 use crate::guard::Guard;
+use crate::guard::caller::Caller;
+use crate::openai::responses::store::Store;
 use crate::pull::Puller;
 use crate::server::Room;
 
 /// One gateway.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct App {
     /// The models there are.
     pub catalog: Arc<Catalog>,
@@ -27,11 +31,33 @@ pub struct App {
     /// The workers that serve them.
     pub fleet: Fleet,
     /// Who is let in.
-    pub guard: Guard,
+    pub guard: Arc<Guard>,
     /// What `/metrics` renders.
     pub metrics: PrometheusHandle,
     /// Memory for bodies that are being read.
     pub room: Room,
     /// Connections that are open.
-    pub connections: AtomicUsize,
+    pub connections: Arc<AtomicUsize>,
+    /// Responses that can be continued.
+    pub responses: Arc<Store>,
+    /// Who sent the request that this copy is for.
+    pub caller: Arc<Caller>,
+}
+
+impl App {
+    /// The same gateway for a request of `caller`.
+    #[must_use]
+    pub fn of(&self, caller: Arc<Caller>) -> Self {
+        Self { caller, ..self.clone() }
+    }
+
+    /// Every model that exists for the caller, by name.
+    ///
+    /// # Errors
+    /// [`CatalogUnavailable`].
+    pub async fn models(&self) -> Result<Vec<Arc<Model>>, CatalogUnavailable> {
+        let models = self.catalog.models().await?;
+        let mine = models.values().filter(|model| self.caller.may_use(&model.name));
+        Ok(mine.map(Arc::clone).collect())
+    }
 }

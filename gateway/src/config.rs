@@ -3,6 +3,7 @@
 //! The only reader of either. Every key of the file has an environment variable that overrides it,
 //! `HEARTH_` and the key in capitals. A key that is not known is an error, never silence.
 
+mod access;
 mod keys;
 mod listen;
 mod models;
@@ -13,6 +14,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use self::access::{ACCESS_FIELDS, AccessKey};
 use self::keys::Values;
 pub use self::keys::{KEYS, Key, Kind, MODEL_KEYS};
 pub use self::listen::Listen;
@@ -27,8 +29,10 @@ pub struct Config {
     pub home: PathBuf,
     /// Where to listen.
     pub host: Listen,
-    /// What clients have to send as bearer token; `None` asks for nothing.
+    /// What clients have to send as bearer token; `None` asks for nothing, unless there are `keys`.
     pub api_key: Option<ApiKey>,
+    /// Further keys that clients may have, with limits of their own.
+    pub keys: Vec<AccessKey>,
     /// Further names by which clients may call this server, beside localhost and its own address.
     pub allowed_hosts: Vec<String>,
     /// Web pages' origins that may call this server.
@@ -76,6 +80,12 @@ pub struct Config {
 pub struct ApiKey(String);
 
 impl ApiKey {
+    /// `None` for what no header can carry.
+    fn of(text: &str) -> Option<Self> {
+        let usable = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+        usable.then(|| Self(text.to_owned()))
+    }
+
     /// The secret itself.
     #[must_use]
     pub fn expose(&self) -> &str {
@@ -146,6 +156,14 @@ pub enum ConfigError {
         /// What is wrong and what would be right.
         message: String,
     },
+    /// A table of a client's key makes no sense.
+    #[error("hearth.toml, {place}: {message}")]
+    Access {
+        /// Which table.
+        place: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
     /// A value makes no sense.
     #[error("{key} (or {variable}): {message}")]
     Value {
@@ -209,9 +227,11 @@ impl Config {
             Some(path) => (path, true),
             None => (home.join("hearth.toml"), false),
         };
-        let (values, models) = Values::new(read_table(&path, required)?, environment)?;
+        let mut table = read_table(&path, required)?;
+        let keys = access::read(table.remove("keys"))?;
+        let (values, models) = Values::new(table, environment)?;
         let models = Models::read(&values, &models)?;
-        Ok(Self { file: path, ..check(&values, models, home, environment)? })
+        Ok(Self { file: path, keys, ..check(&values, models, home, environment)? })
     }
 
     /// The keys that differ in `new` and are only heeded at the start.
@@ -220,6 +240,7 @@ impl Config {
         [
             ("host", self.host != new.host),
             ("api_key", self.api_key != new.api_key),
+            ("keys", self.keys != new.keys),
             ("allowed_hosts", self.allowed_hosts != new.allowed_hosts),
             ("allowed_origins", self.allowed_origins != new.allowed_origins),
             ("drain_timeout", self.drain_timeout != new.drain_timeout),
@@ -291,6 +312,7 @@ fn check(
         file: PathBuf::new(),
         host,
         api_key: values.text("api_key")?.map(|text| secret("api_key", text)).transpose()?,
+        keys: Vec::new(),
         allowed_hosts: each(values.list("allowed_hosts")?, names::host)?,
         allowed_origins: each(values.list("allowed_origins")?, names::origin)?,
         models,
@@ -352,10 +374,8 @@ fn hf_endpoint(text: &str) -> Result<String, ConfigError> {
 }
 
 fn secret(key: &'static str, text: &str) -> Result<ApiKey, ConfigError> {
-    let usable = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
-    let refused =
-        || ConfigError::value(key, "must be printable ASCII without spaces, and not empty");
-    if usable { Ok(ApiKey(text.to_owned())) } else { Err(refused()) }
+    let expected = "must be printable ASCII without spaces, and not empty";
+    ApiKey::of(text).ok_or_else(|| ConfigError::value(key, expected))
 }
 
 fn default_library() -> &'static str {

@@ -39,7 +39,7 @@ async fn load_model(
 ) -> Result<Response<Body>, ApiError> {
     let map = parse_object(body)?;
     let fields = Fields::new(&map);
-    let (written, keep_alive) = (fields.model()?, fields.keep_alive()?);
+    let (written, keep_alive) = (fields.model()?, app.caller.keep_alive(fields.keep_alive()?));
     let model = find_model(app, &written).await?;
     meter.set_model(&model.name);
     let refused = |refusal| ApiError::Refused { model: model.name.clone(), refusal };
@@ -73,7 +73,12 @@ async fn unload_model(
     let name = match find_model(app, &written).await {
         Ok(model) => model.name.clone(),
         Err(error) => match written.parse() {
-            Ok(name) if app.fleet.snapshot().worker_of(&name).is_some() => name,
+            Ok(name)
+                if app.caller.may_use(&name)
+                    && app.fleet.snapshot().worker_of(&name).is_some() =>
+            {
+                name
+            }
             Ok(_) | Err(_) => return Err(error),
         },
     };

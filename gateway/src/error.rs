@@ -43,6 +43,14 @@ pub enum ApiError {
         /// What there is.
         hint: String,
     },
+    /// There is no such response, or not any more.
+    #[error("there is no response '{id}'; they are kept for an hour, unless `store` is false")]
+    UnknownResponse {
+        /// What was asked for.
+        id: String,
+        /// The field that names it, if one does.
+        param: Option<&'static str>,
+    },
     /// Nobody knows which models there are.
     #[error(transparent)]
     Catalog(#[from] CatalogUnavailable),
@@ -83,6 +91,12 @@ pub enum ApiError {
     /// The body did not arrive in time.
     #[error("the body did not arrive within {} s", .0.as_secs())]
     BodyTooSlow(Duration),
+    /// The caller's key allows no more requests at once.
+    #[error("this API key allows {limit} requests at once; wait for one of them to end")]
+    KeyBusy {
+        /// How many it allows.
+        limit: u32,
+    },
     /// Too many bodies are being read already.
     #[error("too many requests are being read; try again in a moment")]
     Crowded,
@@ -176,10 +190,12 @@ impl ApiError {
     /// Whether clients should retry by themselves; `None` leaves it to them.
     #[must_use]
     pub fn should_retry(&self) -> Option<bool> {
-        let in_vain = matches!(
-            self,
-            Self::Refused { refusal: Refusal::LoadFailed(failure), .. } if failure.repeats()
-        ) || matches!(self, Self::Refused { refusal: Refusal::NoRoom(_), .. });
+        let in_vain = match self {
+            // Two workers have been lost to it already.
+            Self::Lost(Loss::WorkerGone) | Self::Refused { refusal: Refusal::NoRoom(_), .. } => true,
+            Self::Refused { refusal: Refusal::LoadFailed(failure), .. } => failure.repeats(),
+            _ => false,
+        };
         in_vain.then_some(false)
     }
 

@@ -66,6 +66,7 @@ impl Generation {
     ) -> Result<Self, ApiError> {
         meter.set_model(&model.name);
         meter.check(model.can(ModelKind::Generate).map_err(ApiError::Worker))?;
+        let keep_alive = app.caller.keep_alive(keep_alive);
         let choices = body.choices;
         let mut attempt = try_once(app, model, keep_alive, body.clone(), &mut meter).await;
         if matches!(attempt, Err(ApiError::Lost(Loss::WorkerGone))) {

@@ -5,12 +5,15 @@
 //! be one of ours, on every address that we listen on, and an Origin has to be listed. Then the
 //! key, then what sort of body it is. What pages of listed origins are told is in `cors.rs`.
 
+pub mod caller;
 pub mod cors;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hyper::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN, TRANSFER_ENCODING,
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
@@ -18,7 +21,8 @@ use hyper::{Method, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::config::ApiKey;
+use self::caller::Caller;
+use crate::config::{AccessKey, ApiKey};
 use crate::error::ApiError;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -32,7 +36,10 @@ const PUBLIC_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 pub struct Guard {
     hosts: Vec<String>,
     origins: Vec<String>,
-    key_digest: Option<[u8; 32]>,
+    /// The digest of each key, and whose it is.
+    keys: Vec<([u8; 32], Arc<Caller>)>,
+    /// Everybody, where there are no keys.
+    anybody: Arc<Caller>,
 }
 
 /// Why somebody was turned away.
@@ -96,30 +103,42 @@ impl Guard {
     /// A door that lets localhost in, the named hosts, and pages of the named origins. Names are
     /// without a port or brackets, origins without a slash at their end.
     #[must_use]
-    pub fn new(hosts: &[String], origins: &[String], key: Option<&ApiKey>) -> Self {
+    pub fn new(
+        hosts: &[String],
+        origins: &[String],
+        key: Option<&ApiKey>,
+        keys: &[AccessKey],
+    ) -> Self {
         let lower = |texts: &[String]| texts.iter().map(|text| text.to_ascii_lowercase()).collect();
+        let digest = |key: &ApiKey| digest(key.expose().as_bytes());
+        let first = key.map(|key| (digest(key), Arc::new(Caller::unlimited("api_key"))));
+        let named = keys.iter().map(|key| (digest(&key.key), Arc::new(Caller::with_key(key))));
         Self {
             hosts: lower(hosts),
             origins: lower(origins),
-            key_digest: key.map(|key| digest(key.expose().as_bytes())),
+            keys: first.into_iter().chain(named).collect(),
+            anybody: Arc::new(Caller::unlimited("anybody")),
         }
     }
 
-    /// Checks one request that came in on our address `local`.
+    /// Checks one request that came in on our address `local`; gives who sent it.
     ///
     /// # Errors
     /// [`Turned`]: nothing of the request may be looked at any further.
-    pub fn check(&self, request: &Parts, local: IpAddr) -> Result<(), Turned> {
+    pub fn check(&self, request: &Parts, local: IpAddr) -> Result<Arc<Caller>, Turned> {
         self.check_host(request, local)?;
         self.check_origin(&request.headers)?;
         if cors::is_preflight(request) {
             // Browsers send neither key nor body with it, and nothing is done for it.
-            return Ok(());
+            return Ok(Arc::clone(&self.anybody));
         }
-        if !PUBLIC_PATHS.contains(&request.uri.path()) {
-            self.check_key(&request.headers)?;
-        }
-        check_body_type(request)
+        let caller = if PUBLIC_PATHS.contains(&request.uri.path()) {
+            Arc::clone(&self.anybody)
+        } else {
+            self.check_key(&request.headers)?
+        };
+        check_body_type(request)?;
+        Ok(caller)
     }
 
     /// The request's Origin, if it has one and that one is listed.
@@ -154,7 +173,7 @@ impl Guard {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let ours = match host.parse::<IpAddr>() {
             Ok(address) => {
-                self.key_digest.is_some()
+                !self.keys.is_empty()
                     || address.is_loopback()
                     || address.to_canonical() == local.to_canonical()
             }
@@ -173,18 +192,25 @@ impl Guard {
         if cross && !listed { Err(FOREIGN_ORIGIN) } else { Ok(()) }
     }
 
-    fn check_key(&self, headers: &HeaderMap) -> Result<(), Turned> {
-        let Some(expected) = &self.key_digest else {
-            return Ok(());
-        };
+    fn check_key(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Turned> {
+        if self.keys.is_empty() {
+            return Ok(Arc::clone(&self.anybody));
+        }
         let bearer = headers.get(AUTHORIZATION).and_then(|value| {
             let (scheme, key) = value.as_bytes().split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
         });
         let given = bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes()));
-        // Digests have one length and hide the rest, so comparing them tells nothing by its time.
-        let right = given.is_some_and(|key| digest(key).ct_eq(expected).into());
-        if right { Ok(()) } else { Err(NO_KEY) }
+        let given = digest(given.ok_or(NO_KEY)?);
+        // Digests have one length and hide the rest, so comparing them tells nothing by its time;
+        // nor does how many there are, because all are compared whichever is right.
+        let mut found = None;
+        for (expected, caller) in &self.keys {
+            if given.ct_eq(expected).into() {
+                found = Some(caller);
+            }
+        }
+        found.map(Arc::clone).ok_or(NO_KEY)
     }
 }
 
@@ -193,7 +219,10 @@ fn check_body_type(request: &Parts) -> Result<(), Turned> {
     if headers.contains_key(CONTENT_ENCODING) {
         return Err(ENCODED_BODY);
     }
-    if request.method != Method::POST {
+    // A POST that announces nothing has nothing that could be misread.
+    let has_body = headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if request.method != Method::POST || (!has_body && !headers.contains_key(CONTENT_TYPE)) {
         return Ok(());
     }
     let content_type = headers.get(CONTENT_TYPE).map_or(Ok(""), |v| v.to_str()).unwrap_or("?");

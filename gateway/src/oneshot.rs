@@ -27,10 +27,8 @@ pub async fn find_or_only(app: &App, written: Option<&str>) -> Result<Arc<Model>
     if let Some(written) = written.filter(|written| !written.is_empty()) {
         return find_model(app, written).await;
     }
-    let models = app.catalog.models().await?;
-    let mut models = models.values();
-    match (models.next(), models.next()) {
-        (Some(only), None) => Ok(Arc::clone(only)),
+    match &app.models().await?[..] {
+        [only] => Ok(Arc::clone(only)),
         _ => {
             let message = "`model` is missing: say which model to use; only where there is just \
                            one may it be left out";
@@ -74,6 +72,7 @@ impl<'a> Call<'a> {
         mut meter: RequestMeter,
     ) -> Self {
         meter.set_model(&model.name);
+        let keep_alive = app.caller.keep_alive(keep_alive);
         Self { app, model, keep_alive, meter, waited: Duration::ZERO }
     }
 

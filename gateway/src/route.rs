@@ -10,6 +10,8 @@ use crate::error::ApiError;
 pub enum Route {
     /// `POST /v1/chat/completions`
     ChatCompletions,
+    /// `POST /v1/completions`
+    Completions,
     /// `POST /v1/embeddings`
     Embeddings,
     /// `POST /v1/rerank` or `/rerank`: which of them, for the metrics.
@@ -18,6 +20,18 @@ pub enum Route {
     Tokenize,
     /// `POST /detokenize`
     Detokenize,
+    /// `POST /v1/responses`
+    Responses,
+    /// `GET` or `DELETE /v1/responses/{id}`
+    Response(String),
+    /// `GET /v1/responses/{id}/input_items`
+    ResponseInputItems(String),
+    /// `POST /v1/responses/{id}/cancel`
+    ResponseCancel(String),
+    /// `POST /v1/responses/input_tokens`
+    ResponseInputTokens,
+    /// `GET /openapi.json`
+    OpenApi,
     /// `GET /v1/models`
     Models,
     /// `GET /v1/models/{id}`; ids may hold `/` and `:`.
@@ -88,6 +102,7 @@ const POST: &str = "POST";
 const DELETE: &str = "DELETE";
 const GET_OR_POST: &str = "GET, HEAD, POST";
 const BLOBS: &str = "/api/blobs/";
+const GET_DELETE: &str = "GET, HEAD, DELETE";
 
 /// Finds the route.
 ///
@@ -102,6 +117,10 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
         "/rerank" => (Route::Rerank("/rerank"), POST),
         "/tokenize" => (Route::Tokenize, POST),
         "/detokenize" => (Route::Detokenize, POST),
+        "/v1/completions" => (Route::Completions, POST),
+        "/v1/responses" => (Route::Responses, POST),
+        "/v1/responses/input_tokens" => (Route::ResponseInputTokens, POST),
+        "/openapi.json" => (Route::OpenApi, GET),
         "/v1/models" => (Route::Models, GET),
         "/api/version" => (Route::Version, GET),
         "/api/tags" => (Route::Tags, GET),
@@ -122,15 +141,11 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
         "/healthz" => (Route::Health, GET),
         "/readyz" => (Route::Ready, GET),
         _ if path.starts_with(BLOBS) => (blob(method, &path[BLOBS.len()..]), GET_OR_POST),
-        _ => (model(path).ok_or_else(|| ApiError::NotFound { path: shown(path) })?, GET),
+        _ => response(path)
+            .or_else(|| model(path))
+            .ok_or_else(|| ApiError::NotFound { path: shown(path) })?,
     };
-    let allowed = match allow {
-        POST => method == Method::POST,
-        DELETE => method == Method::DELETE,
-        GET_OR_POST => [Method::GET, Method::HEAD, Method::POST].contains(method),
-        _ => method == Method::GET || method == Method::HEAD,
-    };
-    if allowed {
+    if allow.split(", ").any(|allowed| method == allowed) {
         return Ok(route);
     }
     let method = shown(method.as_str());
@@ -142,10 +157,25 @@ fn blob(method: &Method, digest: &str) -> Route {
     if method == Method::POST { Route::PutBlob(digest) } else { Route::HasBlob(digest) }
 }
 
-fn model(path: &str) -> Option<Route> {
+fn model(path: &str) -> Option<(Route, &'static str)> {
     let id = path.strip_prefix("/v1/models/").filter(|id| !id.is_empty())?;
     let id = percent_decode_str(id).decode_utf8().ok()?;
-    Some(Route::Model(id.into_owned()))
+    Some((Route::Model(id.into_owned()), GET))
+}
+
+fn response(path: &str) -> Option<(Route, &'static str)> {
+    let rest = path.strip_prefix("/v1/responses/")?;
+    let (id, what) = rest.split_once('/').map_or((rest, ""), |(id, what)| (id, what));
+    let id = percent_decode_str(id).decode_utf8().ok()?.into_owned();
+    if id.is_empty() {
+        return None;
+    }
+    match what {
+        "" if !rest.ends_with('/') => Some((Route::Response(id), GET_DELETE)),
+        "input_items" => Some((Route::ResponseInputItems(id), GET)),
+        "cancel" => Some((Route::ResponseCancel(id), POST)),
+        _ => None,
+    }
 }
 
 /// A client's text, short enough for an error message.
@@ -162,6 +192,24 @@ mod tests {
         let model = |path| find(&Method::GET, path).unwrap();
         assert_eq!(model("/v1/models/a/b:q4"), Route::Model("a/b:q4".to_owned()));
         assert_eq!(model("/v1/models/a%2Fb%3Aq4"), Route::Model("a/b:q4".to_owned()));
+    }
+
+    #[test]
+    fn a_response_has_what_is_below_it() {
+        let id = || "resp_1".to_owned();
+        let get = |path| find(&Method::GET, path).unwrap();
+        assert_eq!(get("/v1/responses/resp_1"), Route::Response(id()));
+        assert_eq!(get("/v1/responses/resp_1/input_items"), Route::ResponseInputItems(id()));
+        let post = |path| find(&Method::POST, path).unwrap();
+        assert_eq!(post("/v1/responses/resp_1/cancel"), Route::ResponseCancel(id()));
+        assert_eq!(post("/v1/responses/input_tokens"), Route::ResponseInputTokens);
+        let deleted = find(&Method::DELETE, "/v1/responses/resp_1").unwrap();
+        assert_eq!(deleted, Route::Response(id()));
+        for path in
+            ["/v1/responses/", "/v1/responses/a/", "/v1/responses/a/b", "/v1/responses//cancel"]
+        {
+            assert!(matches!(find(&Method::GET, path), Err(ApiError::NotFound { .. })), "{path}");
+        }
     }
 
     #[test]

@@ -21,6 +21,16 @@ pub fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
 }
 
+/// The same body; `held` is dropped with it.
+#[must_use]
+pub fn holding(body: Body, held: impl Send + 'static) -> Body {
+    body.map_frame(move |frame| {
+        let _held = &held;
+        frame
+    })
+    .boxed_unsync()
+}
+
 /// A body that comes in parts. Dropping it, as happens when the client leaves, drops the stream.
 #[must_use]
 pub fn parts(stream: impl Stream<Item = Bytes> + Send + 'static) -> Body {

@@ -11,7 +11,6 @@ use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -23,11 +22,12 @@ use self::home::Home;
 use super::{Exit, Failure};
 use crate::app::App;
 use crate::catalog::Catalog;
-use crate::config::{self, Config, KEYS, MODEL_KEYS};
+use crate::config::{self, ACCESS_FIELDS, Config, KEYS, MODEL_KEYS};
 use crate::describe::Shelf;
 use crate::fleet::scheduler::Budget;
 use crate::fleet::{Fleet, FleetTask, Rules, Settings, WorkerSettings};
 use crate::guard::Guard;
+use crate::guard::caller::Caller;
 use crate::hub::Hub;
 use crate::metrics;
 use crate::pull::Puller;
@@ -59,6 +59,10 @@ pub(super) fn settings_help() -> String {
     help.push_str("\nSettings of one model, keys under a line [models.\"NAME\"] in hearth.toml:\n");
     for key in MODEL_KEYS {
         help.push_str(&format!("  {:<26} {}\n", key.name, key.help));
+    }
+    help.push_str("\nA client's key, each a table [[keys]] in hearth.toml:\n");
+    for (field, meaning) in ACCESS_FIELDS {
+        help.push_str(&format!("  {field:<26} {meaning}\n"));
     }
     help.push_str(
         "\nhearth.toml is read anew when it changes, and on SIGHUP.\n\
@@ -109,14 +113,17 @@ async fn run(config: Config) -> Result<(), Failure> {
         catalog,
         shelf: Shelf::default(),
         fleet: fleet.clone(),
-        guard: Guard::new(
+        guard: Arc::new(Guard::new(
             &allowed_hosts(&config),
             &config.allowed_origins,
             config.api_key.as_ref(),
-        ),
+            &config.keys,
+        )),
         metrics: metrics.clone(),
         room: Room::default(),
-        connections: AtomicUsize::new(0),
+        connections: Arc::default(),
+        responses: Arc::default(),
+        caller: Arc::new(Caller::unlimited("gateway")),
     });
     warn_of_what_is_missing(&config, &app).await;
     announce(address)?;
@@ -147,7 +154,10 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
     let Some(address) = addresses.min_by_key(SocketAddr::is_ipv6) else {
         return Err(Failure::new(Exit::Config, format!("host (or HEARTH_HOST): no {host}")));
     };
-    if !address.ip().to_canonical().is_loopback() && config.api_key.is_none() {
+    if !address.ip().to_canonical().is_loopback()
+        && config.api_key.is_none()
+        && config.keys.is_empty()
+    {
         return Err(Failure::new(
             Exit::Config,
             format!(

@@ -59,6 +59,13 @@ impl ApiError {
             Self::UnknownModel { .. } => {
                 Row::invalid(StatusCode::NOT_FOUND, "model_not_found").about("model")
             }
+            // As a field it is a wrong value, in the path a thing that is not there.
+            Self::UnknownResponse { param: Some(param), .. } => {
+                Row::invalid(StatusCode::BAD_REQUEST, "previous_response_not_found").about(param)
+            }
+            Self::UnknownResponse { param: None, .. } => {
+                Row::invalid(StatusCode::NOT_FOUND, "response_not_found")
+            }
             Self::NotFound { .. } => Row::invalid(StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed { .. } => {
                 Row::invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed")
@@ -77,6 +84,9 @@ impl ApiError {
                 Row::new(StatusCode::BAD_GATEWAY, "not_servable", Outcome::Failed)
             }
             Self::ModelInUse(_) => Row::refused(StatusCode::CONFLICT, "model_in_use", SOON),
+            Self::KeyBusy { .. } => {
+                Row::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", SOON)
+            }
             Self::Crowded => Row::refused(StatusCode::SERVICE_UNAVAILABLE, "server_busy", SOON),
             Self::Refused { refusal, .. } => of_refusal(refusal),
             Self::Worker(failure) => of_request_failure(failure),

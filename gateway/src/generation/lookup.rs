@@ -23,15 +23,18 @@ const LIKENESS_MIN: f64 = 0.5;
 /// knows.
 pub async fn find_model(app: &App, written: &str) -> Result<Arc<Model>, ApiError> {
     let parsed = without_host(written).parse::<ModelName>().ok();
+    let parsed = parsed.filter(|name| app.caller.may_use(name));
     if let Some(name) = &parsed
         && let Some(model) = app.catalog.find(name).await?
     {
         return Ok(model);
     }
-    let models = app.catalog.models().await?;
-    let names: Vec<&str> = models.keys().map(ModelName::as_str).collect();
-    let base = parsed.and_then(|name| models.get(&name.base().parse().ok()?));
-    let hint = if let Some(base) = base {
+    let models = app.models().await?;
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    let is_base = |model: &&Arc<Model>| {
+        parsed.as_ref().is_some_and(|name| name.base() == model.name.as_str())
+    };
+    let hint = if let Some(base) = models.iter().find(is_base) {
         base.variants_hint()
     } else if names.is_empty() {
         format!("there are no models yet; put one into {}", app.catalog.root().display())

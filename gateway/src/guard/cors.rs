@@ -12,6 +12,10 @@ use hyper::{Method, Response, StatusCode};
 
 use crate::stream::{Body, whole};
 
+/// What a page's own code may read of an answer's head.
+const EXPOSED: &str = "x-request-id, openai-processing-ms, retry-after, retry-after-ms, \
+                       x-should-retry, x-hearth-ignored-fields";
+
 /// Whether a browser asks if a page may send a request, before it sends it.
 #[must_use]
 pub fn is_preflight(request: &Parts) -> bool {
@@ -27,7 +31,7 @@ pub fn preflight() -> Response<Body> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     for (name, value) in [
-        (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
+        (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"),
         (ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key, x-request-id"),
         // Seconds. Longer than browsers bother to ask again, shorter than a change of settings.
         (ACCESS_CONTROL_MAX_AGE, "600"),
@@ -40,6 +44,6 @@ pub fn preflight() -> Response<Body> {
 /// Marks any answer, refusals included, as readable by the page of this listed origin.
 pub fn mark(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     headers.append(VARY, HeaderValue::from_static("Origin"));
 }

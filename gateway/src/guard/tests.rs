@@ -15,6 +15,7 @@ fn guard(key: Option<&str>) -> Guard {
         &["Box.Local".to_owned()],
         &["https://app.example".to_owned()],
         config.api_key.as_ref(),
+        &[],
     )
 }
 
@@ -29,7 +30,7 @@ fn check_on(
         request = request.header(*name, *value);
     }
     let (parts, ()) = request.body(()).unwrap().into_parts();
-    guard.check(&parts, LOCAL)
+    guard.check(&parts, LOCAL).map(|_caller| ())
 }
 
 fn get(headers: &[(&str, &str)]) -> Result<(), Turned> {
@@ -142,7 +143,10 @@ fn a_post_has_to_be_json_and_uncompressed() {
     for wrong in ["text/plain", "application/x-www-form-urlencoded", "", "multipart/form-data"] {
         assert_eq!(post(chat, ("content-type", wrong)), Err(NOT_JSON), "{wrong}");
     }
-    assert_eq!(post(chat, ("x-nothing", "")), Err(NOT_JSON));
+    assert_eq!(post(chat, ("content-length", "2")), Err(NOT_JSON));
+    assert_eq!(post(chat, ("transfer-encoding", "chunked")), Err(NOT_JSON));
+    // Without a body there is nothing to be read wrong.
+    assert_eq!(post(chat, ("content-length", "0")), Ok(()));
     assert_eq!(post(chat, ("content-encoding", "gzip")), Err(ENCODED_BODY));
 }
 

@@ -30,9 +30,9 @@ struct Tag<'a> {
 /// # Errors
 /// [`ApiError::Catalog`].
 pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
-    let models = app.catalog.models().await?;
+    let models = app.models().await?;
     let mut described = Vec::with_capacity(models.len());
-    for model in models.values() {
+    for model in &models {
         described.push((model, app.shelf.describe(model).await));
     }
     described.sort_by_key(|(model, _)| std::cmp::Reverse(model.modified));

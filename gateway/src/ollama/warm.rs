@@ -64,11 +64,12 @@ pub(super) async fn load_or_unload(
 ) -> Result<&'static str, ApiError> {
     let model = find_model(app, &ask.model).await?;
     meter.set_model(&model.name);
-    if ask.keep_alive.is_some_and(crate::keep_alive::KeepAlive::is_zero) {
+    let keep_alive = app.caller.keep_alive(ask.keep_alive);
+    if keep_alive.is_some_and(crate::keep_alive::KeepAlive::is_zero) {
         app.fleet.unload(&model.name).await;
         return Ok("unload");
     }
-    let warm = app.fleet.warm(&model, ask.keep_alive).await;
+    let warm = app.fleet.warm(&model, keep_alive).await;
     warm.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?;
     Ok("load")
 }

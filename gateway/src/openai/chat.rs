@@ -2,6 +2,8 @@
 
 mod request;
 mod response;
+
+pub(super) use self::response::token_logprobs;
 mod fields;
 mod chunks;
 
@@ -9,7 +11,7 @@ use futures_util::stream;
 use hyper::Response;
 
 use self::chunks::Chunks;
-use self::fields::FIELDS;
+pub(super) use self::fields::FIELDS;
 use self::request::{ChatAsk, ChatRequest};
 use self::response::Answer;
 use crate::app::App;

@@ -34,10 +34,8 @@ pub(super) struct Known {
     pub(super) name: &'static str,
     /// What becomes of it.
     pub(super) treatment: Treatment,
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests go through them"))]
     /// A JSON object with the field, and with others that it needs.
     pub(super) example: &'static str,
-    #[expect(dead_code, reason = "documentation is made of it")]
     /// What else there is to know, for users.
     pub(super) note: &'static str,
 }
@@ -118,6 +116,8 @@ fn values(json: &[&str]) -> Vec<Value> {
 pub(super) mod tests {
     use std::fmt::Debug;
 
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
     use serde_json::json;
 
     use super::*;
@@ -159,6 +159,58 @@ pub(super) mod tests {
         }
     }
 
+    /// Gives a parser anything: it must take it, or name the field that it does not take.
+    ///
+    /// # Panics
+    /// If it does neither.
+    pub(in crate::openai) fn check_any<T: Debug>(
+        table: &[Known],
+        base: &Value,
+        parse: impl Fn(&Map<String, Value>) -> Result<T, ApiError>,
+    ) {
+        let names: Vec<&str> = table.iter().map(|known| known.name).collect();
+        let field = (proptest::sample::select(names), any_json());
+        let fields = proptest::collection::vec(field, 1..5);
+        let checked = TestRunner::default().run(&fields, |fields| {
+            let mut map = base.as_object().unwrap().clone();
+            map.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+            if let Err(error) = parse(&map) {
+                let named = error.openai_body()["error"]["param"].is_string();
+                prop_assert!(error.status() == 400 && named, "{error:?} for {map:?}");
+            }
+            Ok(())
+        });
+        checked.unwrap();
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let word = proptest::sample::select(vec![
+            "", "none", "auto", "function", "json_schema", "text", "user", "assistant", "tool", "5m",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-3_i64..40).prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            word.prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+        ];
+        let key = proptest::sample::select(vec![
+            "type", "role", "content", "name", "function", "tool_calls", "id", "arguments",
+            "schema", "json_schema", "format", "effort", "text", "mode", "tools", "parameters",
+        ]);
+        leaf.prop_recursive(4, 24, 4, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec((key.clone(), inner), 0..4).prop_map(|pairs| {
+                    let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
+                    Value::from(pairs.collect::<Map<_, _>>())
+                }),
+            ]
+        })
+    }
+
     #[test]
     fn what_no_table_knows_is_named_if_it_can_be() {
         let table = [ignored("a", "{}", "")];
@@ -169,5 +221,48 @@ pub(super) mod tests {
         assert_eq!(named(json!({"a": 1})), None);
         assert_eq!(named(json!({"b": 1, "a": 1, "c-d": null})), Some("b, c-d".to_owned()));
         assert_eq!(named(json!({"b\r\nset-cookie: x": 1, "é": 1, "x, y": 1})), None);
+    }
+
+    /// The rows of a table as documentation shows them.
+    fn rows(table: &[Known]) -> String {
+        let row = |known: &Known| {
+            let becomes = match known.treatment {
+                Treatment::Honoured => "honoured".to_owned(),
+                Treatment::Ignored => "ignored".to_owned(),
+                Treatment::Refused([]) => "refused".to_owned(),
+                Treatment::Refused(harmless) => {
+                    format!("refused, unless it is `{}`", harmless.join("` or `"))
+                }
+            };
+            format!("| `{}` | {becomes} | {} |\n", known.name, known.note)
+        };
+        table.iter().map(row).collect()
+    }
+
+    /// With `HEARTH_BLESS` set, the documentation is written anew.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test is told by who runs it to write")]
+    fn the_documentation_says_what_the_tables_say() {
+        use crate::openai::{chat, completions, responses};
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
+        let mut document = std::fs::read_to_string(path).unwrap();
+        for (name, table) in [
+            ("chat", chat::FIELDS),
+            ("completions", completions::FIELDS),
+            ("responses", responses::FIELDS),
+        ] {
+            let begin = format!("<!-- fields of {name} -->\n");
+            let (before, rest) = document.split_once(&begin).expect("a place for the table");
+            let (shown, after) = rest.split_once("<!-- end -->\n").expect("an end of the table");
+            let head = "| field | | |\n|---|---|---|\n";
+            let expected = format!("{head}{}", rows(table));
+            if std::env::var_os("HEARTH_BLESS").is_none() {
+                assert_eq!(shown, expected, "{name}: run this test with HEARTH_BLESS=1");
+            }
+            document = format!("{before}{begin}{expected}<!-- end -->\n{after}");
+        }
+        if std::env::var_os("HEARTH_BLESS").is_some() {
+            std::fs::write(path, document).unwrap();
+        }
     }
 }

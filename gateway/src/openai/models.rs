@@ -15,8 +15,8 @@ use crate::stream::Body;
 /// # Errors
 /// [`ApiError::Catalog`].
 pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
-    let models = app.catalog.models().await?;
-    let data = models.values().map(|model| describe(model)).collect();
+    let models = app.models().await?;
+    let data = models.iter().map(|model| describe(model)).collect();
     Ok(http::json(&ListModelResponse { object: "list".to_owned(), data }))
 }
 

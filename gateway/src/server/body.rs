@@ -32,7 +32,7 @@ const PIECE_BYTES: usize = 1024;
 const TOO_LARGE: ApiError = ApiError::BodyTooLarge { limit: BODY_BYTES_MAX };
 
 /// The memory that bodies may use together, so that many large ones come one after the other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Room(Arc<Semaphore>);
 
 impl Default for Room {

@@ -5,17 +5,23 @@ use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::time::Instant;
 
 use super::body;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::guard::cors;
 use crate::route::{self, Dialect, Route};
-use crate::stream::Body;
+use crate::stream::{self, Body};
 use crate::{control, http, metrics, ollama, openai};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// From the request's head to the answer's.
+const OPENAI_PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
+/// The version of OpenAI's API that ours follows. There has been one.
+const OPENAI_VERSION: HeaderName = HeaderName::from_static("openai-version");
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Prometheus's text format.
@@ -24,6 +30,7 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Answers one request that came in on our address `local`.
 pub(super) async fn handle(app: &App, request: Request<Incoming>, local: IpAddr) -> Response<Body> {
     let dialect = Dialect::of(request.uri().path());
+    let arrived = Instant::now();
     let id = request_id(request.headers());
     let page = app.guard.listed_origin(request.headers());
     let mut response = match serve(app, request, local).await {
@@ -34,7 +41,13 @@ pub(super) async fn handle(app: &App, request: Request<Incoming>, local: IpAddr)
             http::failure(&error, dialect)
         }
     };
-    response.headers_mut().insert(X_REQUEST_ID, id);
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, id);
+    if dialect == Dialect::OpenAi {
+        let took = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
+        headers.insert(OPENAI_PROCESSING_MS, HeaderValue::from(took));
+        headers.insert(OPENAI_VERSION, HeaderValue::from_static("2020-10-01"));
+    }
     if let Some(origin) = page {
         cors::mark(response.headers_mut(), origin);
     }
@@ -47,17 +60,40 @@ async fn serve(
     local: IpAddr,
 ) -> Result<Response<Body>, ApiError> {
     let (parts, incoming) = request.into_parts();
-    if let Err(turned) = app.guard.check(&parts, local) {
+    let caller = app.guard.check(&parts, local).inspect_err(|turned| {
         metrics::refused(turned.code());
-        return Err(turned.into());
-    }
+    })?;
     if cors::is_preflight(&parts) {
         return Ok(cors::preflight());
     }
+    // Looking is free; what works counts from here until its answer has been sent.
+    let place = if parts.method == Method::POST { caller.enter()? } else { None };
+    let response = answer(&app.of(caller), &parts, incoming).await?;
+    Ok(response.map(|body| stream::holding(body, place)))
+}
+
+async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response<Body>, ApiError> {
     match route::find(&parts.method, parts.uri.path())? {
         Route::ChatCompletions => {
             openai::chat::serve(app, body::read(&app.room, incoming).await?).await
         }
+        Route::Completions => {
+            openai::completions::serve(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::Responses => {
+            openai::responses::create(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::ResponseInputTokens => {
+            openai::responses::input_tokens(app, body::read(&app.room, incoming).await?).await
+        }
+        Route::Response(id) if parts.method == Method::DELETE => {
+            openai::responses::delete(app, &id)
+        }
+        Route::Response(id) => openai::responses::get(app, &id, parts.uri.query()),
+        Route::ResponseInputItems(id) => {
+            openai::responses::input_items(app, &id, parts.uri.query())
+        }
+        Route::ResponseCancel(id) => openai::responses::cancel(app, &id),
         Route::OllamaChat => ollama::chat::serve(app, body::read(&app.room, incoming).await?).await,
         Route::OllamaGenerate => {
             ollama::generate::serve(app, body::read(&app.room, incoming).await?).await
@@ -87,6 +123,7 @@ async fn serve(
         Route::Detokenize => {
             openai::tokenize::detokenize(app, body::read(&app.room, incoming).await?).await
         }
+        Route::OpenApi => Ok(openai::openapi::serve()),
         Route::Models => openai::models::list(app).await,
         Route::Model(id) => openai::models::get(app, &id).await,
         Route::Root => Ok(http::text("text/plain; charset=utf-8", "Ollama is running")),

@@ -133,7 +133,7 @@ async fn only_pages_of_listed_origins_are_told_that_they_may_call() {
     };
     let page = "https://app.example";
     let headers = "authorization, content-type, x-api-key, x-request-id";
-    let all = [page, "GET, POST, OPTIONS", headers].map(str::to_owned).to_vec();
+    let all = [page, "GET, POST, DELETE, OPTIONS", headers].map(str::to_owned).to_vec();
     let (no_content, ok) = (StatusCode::NO_CONTENT, StatusCode::OK);
     assert_eq!(ask(Method::OPTIONS, page, "").await, (no_content, all, true));
     let origin_only = vec![page.to_owned()];
@@ -152,10 +152,14 @@ async fn every_answer_has_a_request_id_and_repeats_a_harmless_one() {
     let gateway = home().start_fake(&[], &[]).await;
     let answer = gateway.get("/api/version").await;
     assert!(answer.headers["x-request-id"].to_str().unwrap().starts_with("req_"));
+    assert_eq!(answer.headers.get("openai-processing-ms"), None);
     assert_eq!(answer.json().await, json!({"version": env!("CARGO_PKG_VERSION")}));
     let given = [("x-request-id", "abc-123")];
     let answer = http::send(gateway.address, Method::GET, "/nowhere", &given, "").await;
     assert_eq!(answer.headers["x-request-id"], "abc-123");
+    assert_eq!(answer.headers["openai-version"], "2020-10-01");
+    let took: u64 = answer.headers["openai-processing-ms"].to_str().unwrap().parse().unwrap();
+    assert!(took < 60_000, "{took}");
 }
 
 #[tokio::test]

@@ -27,6 +27,29 @@ assert chunks[-1].usage.total_tokens == 10 and chunks[-1].choices == [], chunks[
 with client.chat.completions.stream(model="m", messages=messages) as helper:
     assert helper.get_final_completion().choices[0].message.content == "t0 t1 t2 "
 
+two = client.chat.completions.create(model="m", messages=messages, n=2, logprobs=True, top_logprobs=2)
+assert [c.message.content for c in two.choices] == ["t0 t1 t2 ", "1:t0 1:t1 1:t2 "], two
+assert [t.token for t in two.choices[0].logprobs.content] == ["t0 ", "t1 ", "t2 "], two
+assert len(two.choices[0].logprobs.content[0].top_logprobs) == 2, two
+
+text = client.completions.create(model="m", prompt=["a", "b"], echo=True)
+assert [c.text for c in text.choices] == ["at0 t1 t2 ", "bt0 t1 t2 "], text
+pieces = client.completions.create(model="m", prompt="a", stream=True)
+assert "".join(p.choices[0].text for p in pieces) == "t0 t1 t2 "
+
+response = client.responses.create(model="m", input="hi", instructions="be brief")
+assert (response.status, response.output_text) == ("completed", "t0 t1 t2 "), response
+assert response.usage.input_tokens_details.cache_write_tokens == 7, response
+with client.responses.stream(model="m", input="more", previous_response_id=response.id) as events:
+    types = [event.type for event in events]
+    assert types[0] == "response.created" and types[-1] == "response.completed", types
+    assert events.get_final_response().output_text == "t0 t1 t2 "
+assert client.responses.retrieve(response.id).id == response.id
+assert client.responses.input_items.list(response.id).data[0].content[0].text == "hi"
+client.responses.delete(response.id)
+count = client.responses.input_tokens.count(model="m", input="hi")
+assert count.input_tokens == 33, count
+
 assert sorted(model.id for model in client.models.list()) == ["crashes", "m"]
 assert client.models.retrieve("m").owned_by == "library"
 
@@ -45,6 +68,7 @@ def create(**fields):
 
 error = refused(openai.NotFoundError, create(model="nope"))
 assert (error.code, error.param) == ("model_not_found", "model"), error
+refused(openai.NotFoundError, lambda: client.responses.retrieve(response.id))
 error = refused(openai.BadRequestError, create(temperature=9))
 assert error.param == "temperature", error
 error = refused(openai.BadRequestError, create(messages=[]))

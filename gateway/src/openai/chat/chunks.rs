@@ -8,8 +8,9 @@ use async_openai::types::chat::{ChatChoiceLogprobs, CompletionUsage};
 use hearth_shared::protocol::{News, Part, TokenLogprob};
 use serde::Serialize;
 
-use super::response::{Answer, CallForm, logprobs, usage};
+use super::response::{Answer, CallForm, logprobs};
 use crate::generation::{Usage, new_call_id};
+use crate::openai::usage::usage;
 use crate::stream::sse;
 
 /// Writes one stream.

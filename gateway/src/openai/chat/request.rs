@@ -129,6 +129,11 @@ mod tests {
     }
 
     #[test]
+    fn anything_is_taken_or_refused_by_its_name() {
+        known::tests::check_any(FIELDS, &json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}), parse);
+    }
+
+    #[test]
     fn every_row_of_the_table_is_true() {
         let base = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
         known::tests::check_each(FIELDS, &base, parse);

@@ -5,14 +5,14 @@
 //! writes it, and has no place for thoughts.
 
 use async_openai::types::chat::{
-    ChatChoiceLogprobs, ChatCompletionTokenLogprob, CompletionTokensDetails, CompletionUsage,
-    PromptTokensDetails, TopLogprobs,
+    ChatChoiceLogprobs, ChatCompletionTokenLogprob, CompletionUsage, TopLogprobs,
 };
 use hearth_shared::protocol::{FinishReason, TokenLogprob};
 use serde::Serialize;
 
 use crate::generation::{Choice, ToolCall, Usage};
 use crate::http;
+use crate::openai::usage::usage;
 
 /// What all parts of one answer have in common.
 #[derive(Debug)]
@@ -135,26 +135,16 @@ impl Answer {
     }
 }
 
-/// The counts as OpenAI spells them.
-pub(super) fn usage(usage: Usage) -> CompletionUsage {
-    CompletionUsage {
-        prompt_tokens: usage.prompt_tokens,
-        completion_tokens: usage.completion_tokens,
-        total_tokens: usage.total_tokens(),
-        prompt_tokens_details: Some(PromptTokensDetails {
-            cached_tokens: Some(usage.cached_tokens),
-            ..PromptTokensDetails::default()
-        }),
-        completion_tokens_details: Some(CompletionTokensDetails {
-            reasoning_tokens: Some(usage.reasoning_tokens),
-            ..CompletionTokensDetails::default()
-        }),
-    }
-}
-
 /// The probabilities of some tokens.
 pub(super) fn logprobs(tokens: &[TokenLogprob]) -> ChatChoiceLogprobs {
-    let content = tokens.iter().map(|chosen| ChatCompletionTokenLogprob {
+    ChatChoiceLogprobs { content: Some(token_logprobs(tokens)), refusal: None }
+}
+
+/// Token by token; a response has them in the same shape.
+pub(in crate::openai) fn token_logprobs(
+    tokens: &[TokenLogprob],
+) -> Vec<ChatCompletionTokenLogprob> {
+    let told = tokens.iter().map(|chosen| ChatCompletionTokenLogprob {
         token: lossy(&chosen.token.bytes),
         logprob: finite(chosen.logprob),
         bytes: Some(chosen.token.bytes.clone()),
@@ -168,7 +158,7 @@ pub(super) fn logprobs(tokens: &[TokenLogprob]) -> ChatChoiceLogprobs {
             })
             .collect(),
     });
-    ChatChoiceLogprobs { content: Some(content.collect()), refusal: None }
+    told.collect()
 }
 
 /// A token may be part of a character; its `bytes` tell which.

@@ -1,0 +1,210 @@
+//! `POST /v1/completions`: prompts go on as they are, without a chat template.
+//!
+//! Several prompts are several requests to the model: as a whole they run side by side, a few at a
+//! time; in a stream one after the other, so that none piles up behind another's reader.
+
+mod fields;
+mod request;
+mod response;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use hearth_shared::protocol::{Generate, News, Prompt};
+use hyper::Response;
+
+pub(super) use self::fields::FIELDS;
+use self::request::{CompletionAsk, CompletionRequest};
+use self::response::Answer;
+use super::known;
+use crate::app::App;
+use crate::catalog::Model;
+use crate::error::ApiError;
+use crate::fields::parse_object;
+use crate::generation::{Ask, Choice, Generation, Usage, find_model};
+use crate::http;
+use crate::metrics::RequestMeter;
+use crate::ollama::warm;
+use crate::oneshot::Call;
+use crate::server::ReadBody;
+use crate::stream::{self as body, Body, sse};
+
+const ENDPOINT: &str = "/v1/completions";
+/// Prompts of one request that are with the model at once.
+const PROMPTS_AT_ONCE: usize = 8;
+
+/// Serves one request.
+///
+/// # Errors
+/// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with an event.
+pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
+    let mut meter = RequestMeter::start(ENDPOINT);
+    let parsed = parse_object(request_body.as_ref())
+        .and_then(|map| Ok((request::parse(&map)?, known::unknown(&map, FIELDS))));
+    // Its room is for the next one, however long this answer takes.
+    drop(request_body);
+    let (request, unknown) = match meter.check(parsed)? {
+        (CompletionAsk::Generate(request), unknown) => (*request, unknown),
+        (CompletionAsk::Warm(ask), _) => return warm::generate(app, &ask, meter).await,
+    };
+    let model = meter.check(find_model(app, &request.ask.model).await)?;
+    let asker = Asker { app: app.clone(), model, ask: request.ask.clone(), echo: request.echo };
+    let response = if request.stream {
+        streamed(asker, request, meter).await?
+    } else {
+        whole(&asker, request, meter).await?
+    };
+    Ok(known::mark(response, unknown))
+}
+
+/// Who sends each prompt to the model.
+struct Asker {
+    app: App,
+    model: Arc<Model>,
+    ask: Ask,
+    echo: bool,
+}
+
+impl Asker {
+    async fn start(&self, body: Generate, meter: RequestMeter) -> Result<Generation, ApiError> {
+        Generation::start(&self.app, &self.model, self.ask.keep_alive, body, meter).await
+    }
+
+    /// The prompt as text, if it is to be echoed; tokens have to be spelled by the model.
+    async fn echoed(&self, prompt: &Prompt) -> Result<String, ApiError> {
+        match prompt {
+            Prompt::Text { text, .. } if self.echo => Ok(text.clone()),
+            Prompt::Tokens(tokens) if self.echo => {
+                let meter = RequestMeter::start(ENDPOINT);
+                let model = Arc::clone(&self.model);
+                let call = Call::new(&self.app, model, self.ask.keep_alive, meter);
+                call.detokenize(tokens.clone()).await
+            }
+            Prompt::Text { .. } | Prompt::Tokens(_) | Prompt::Chat(_) => Ok(String::new()),
+        }
+    }
+
+    async fn answer(
+        &self,
+        body: Generate,
+        meter: RequestMeter,
+    ) -> Result<(String, Vec<Choice>), ApiError> {
+        let echoed = self.echoed(&body.prompt).await?;
+        Ok((echoed, self.start(body, meter).await?.collect().await?))
+    }
+}
+
+async fn whole(
+    asker: &Asker,
+    request: CompletionRequest,
+    meter: RequestMeter,
+) -> Result<Response<Body>, ApiError> {
+    let mut meter = Some(meter);
+    let asked = request.bodies.into_iter().map(|body| {
+        let meter = meter.take().unwrap_or_else(|| RequestMeter::start(ENDPOINT));
+        asker.answer(body, meter)
+    });
+    let asked: Vec<_> = asked.collect();
+    let answers: Vec<(String, Vec<Choice>)> =
+        stream::iter(asked).buffered(PROMPTS_AT_ONCE).try_collect().await?;
+    let answer = Answer::new(asker.ask.model.clone(), request.with_logprobs);
+    let (mut counts, mut choices) = (Usage::default(), Vec::new());
+    for (echoed, given) in answers {
+        counts.join(Usage::of(&given));
+        let kept = usize::try_from(request.kept).unwrap_or(usize::MAX);
+        for choice in response::best(given, kept) {
+            let index = u32::try_from(choices.len()).unwrap_or(u32::MAX);
+            choices.push(answer.choice(index, &echoed, choice));
+        }
+    }
+    Ok(http::json(&answer.whole(&choices, counts)))
+}
+
+async fn streamed(
+    asker: Asker,
+    request: CompletionRequest,
+    meter: RequestMeter,
+) -> Result<Response<Body>, ApiError> {
+    let mut waiting = VecDeque::from(request.bodies);
+    let first = waiting.pop_front().expect("there is at least one prompt");
+    let echoed = asker.echoed(&first.prompt).await?;
+    let generation = asker.start(first, meter).await?;
+    let answer = Answer::new(asker.ask.model.clone(), request.with_logprobs);
+    let choices = request.kept;
+    let (include_usage, counts) = (request.include_usage, Usage::default());
+    let running = Running::new(generation, &echoed, 0, choices);
+    let chunks = Chunks { asker, waiting, answer, choices, include_usage, counts, running };
+    let events = stream::unfold(Some(chunks), |chunks| async {
+        let mut chunks = chunks?;
+        let mut out = Vec::with_capacity(256);
+        let goes_on = chunks.push_next(&mut out).await.unwrap_or_else(|error| {
+            // An end without [DONE] reads as success to OpenAI's clients; this does not.
+            sse::push_event(&mut out, &error.openai_body());
+            false
+        });
+        Some((out.into(), goes_on.then_some(chunks)))
+    });
+    Ok(http::streamed(sse::CONTENT_TYPE, body::parts(events)))
+}
+
+/// A stream of answers to one prompt after the other.
+struct Chunks {
+    asker: Asker,
+    waiting: VecDeque<Generate>,
+    answer: Answer,
+    choices: u32,
+    include_usage: bool,
+    counts: Usage,
+    running: Running,
+}
+
+/// The prompt that is being answered.
+struct Running {
+    generation: Generation,
+    /// The index of its first choice in the whole answer.
+    first: u32,
+    /// What is still to be echoed of each choice, and where in its text the next token begins.
+    choices: Vec<(String, usize)>,
+}
+
+impl Running {
+    fn new(generation: Generation, echoed: &str, first: u32, choices: u32) -> Self {
+        let choices = (0..choices).map(|_| (echoed.to_owned(), 0)).collect();
+        Self { generation, first, choices }
+    }
+}
+
+impl Chunks {
+    /// Writes what comes next; gives whether more will.
+    async fn push_next(&mut self, out: &mut Vec<u8>) -> Result<bool, ApiError> {
+        if let Some(news) = self.running.generation.next().await? {
+            self.push(out, news);
+            return Ok(true);
+        }
+        self.counts.join(self.running.generation.usage());
+        let Some(body) = self.waiting.pop_front() else {
+            if self.include_usage {
+                sse::push_event(out, &self.answer.usage_chunk(self.counts));
+            }
+            out.extend_from_slice(sse::DONE.as_bytes());
+            return Ok(false);
+        };
+        let echoed = self.asker.echoed(&body.prompt).await?;
+        let generation = self.asker.start(body, RequestMeter::start(ENDPOINT)).await?;
+        let first = self.running.first + self.choices;
+        self.running = Running::new(generation, &echoed, first, self.choices);
+        Ok(true)
+    }
+
+    fn push(&mut self, out: &mut Vec<u8>, news: News) {
+        let place = usize::try_from(news.choice).unwrap_or(usize::MAX);
+        let choice = self.running.choices.get_mut(place);
+        let (echoed, offset) = choice.expect("the link lets only known choices through");
+        let echoed = std::mem::take(echoed);
+        let piece = self.answer.piece(self.running.first + news.choice, &echoed, news, offset);
+        if !piece.is_empty() {
+            sse::push_event(out, &self.answer.chunk(&[piece], self.include_usage));
+        }
+    }
+}

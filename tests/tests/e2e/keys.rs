@@ -1,0 +1,96 @@
+//! Several keys, each with a name and limits of its own.
+
+use hearth_tests::gateway::Gateway;
+use hearth_tests::http::{self, Answer};
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::home;
+
+const KEYS: &str = "
+[[keys]]
+name = 'alice'
+key = 'al1ce'
+
+[[keys]]
+name = 'bob'
+key = 'b0b'
+max_requests = 1
+models = ['m']
+keep_alive_client = 'ignore'
+";
+
+async fn gateway(flags: &[&str]) -> Gateway {
+    let home = home().with_fake_model("secret");
+    std::fs::write(home.path().join("hearth.toml"), KEYS).unwrap();
+    home.start_fake(flags, &[]).await
+}
+
+async fn send(gateway: &Gateway, key: &str, path: &str, body: Option<Value>) -> Answer {
+    let (method, text) = match body {
+        Some(body) => (Method::POST, body.to_string()),
+        None => (Method::GET, String::new()),
+    };
+    http::send(gateway.address, method, path, &[("x-api-key", key)], text).await
+}
+
+fn chat(model: &str, keep_alive: Value) -> Option<Value> {
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    Some(json!({"model": model, "messages": messages, "stream": true, "keep_alive": keep_alive}))
+}
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn a_key_opens_only_its_own_models() {
+    let gateway = gateway(&[]).await;
+    for key in ["", "alic", "al1cex", "b0bb"] {
+        let answer = send(&gateway, key, "/v1/models", None).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{key}");
+    }
+    let ids = async |key: &str| {
+        let list = send(&gateway, key, "/v1/models", None).await.json().await;
+        let models = list["data"].as_array().unwrap().clone();
+        models.iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("al1ce").await, ["m", "secret"]);
+    assert_eq!(ids("b0b").await, ["m"]);
+    let tags = send(&gateway, "b0b", "/api/tags", None).await.json().await;
+    assert_eq!(tags["models"].as_array().unwrap().len(), 1);
+    let refused = send(&gateway, "b0b", CHAT, chat("secret", json!(null))).await;
+    assert_eq!(refused.status, StatusCode::NOT_FOUND);
+    let error = refused.json().await["error"]["message"].clone();
+    assert_eq!(error, "the model 'secret' does not exist; there is m");
+    let answer = send(&gateway, "al1ce", CHAT, chat("secret", json!(null))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_key_that_has_all_its_requests_waits_for_none() {
+    let gateway = gateway(&["--at", "token:1=hold"]).await;
+    let mut first = send(&gateway, "b0b", CHAT, chat("m", json!(null))).await;
+    assert_eq!(first.delta().await, "t0 ");
+    let second = send(&gateway, "b0b", CHAT, chat("m", json!(null))).await;
+    assert_eq!(second.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(second.headers["retry-after"], "1");
+    assert_eq!(second.json().await["error"]["code"], "too_many_requests");
+    // Looking costs nothing, and others have places of their own.
+    assert_eq!(send(&gateway, "b0b", "/api/ps", None).await.status, StatusCode::OK);
+    let mut other = send(&gateway, "al1ce", CHAT, chat("m", json!(null))).await;
+    assert_eq!(other.delta().await, "t0 ");
+    gateway.stage.next_worker().await.go().await;
+    first.events().await;
+    let third = send(&gateway, "b0b", CHAT, chat("m", json!(null))).await;
+    assert_eq!(third.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_keys_keep_alive_can_mean_nothing() {
+    let gateway = gateway(&[]).await;
+    send(&gateway, "b0b", CHAT, chat("m", json!(-1))).await.events().await;
+    let ps = send(&gateway, "b0b", "/api/ps", None).await.json().await;
+    assert_eq!(ps["models"][0]["keep_alive"], 300.0, "{ps}");
+    send(&gateway, "al1ce", CHAT, chat("m", json!(-1))).await.events().await;
+    let ps = send(&gateway, "b0b", "/api/ps", None).await.json().await;
+    assert_eq!(ps["models"][0]["keep_alive"], -1.0, "{ps}");
+}
