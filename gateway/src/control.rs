@@ -74,8 +74,7 @@ async fn unload_model(
         Ok(model) => model.name.clone(),
         Err(error) => match written.parse() {
             Ok(name)
-                if app.caller.may_use(&name)
-                    && app.fleet.snapshot().worker_of(&name).is_some() =>
+                if app.caller.may_use(&name) && app.fleet.snapshot().worker_of(&name).is_some() =>
             {
                 name
             }

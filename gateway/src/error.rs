@@ -192,7 +192,9 @@ impl ApiError {
     pub fn should_retry(&self) -> Option<bool> {
         let in_vain = match self {
             // Two workers have been lost to it already.
-            Self::Lost(Loss::WorkerGone) | Self::Refused { refusal: Refusal::NoRoom(_), .. } => true,
+            Self::Lost(Loss::WorkerGone) | Self::Refused { refusal: Refusal::NoRoom(_), .. } => {
+                true
+            }
             Self::Refused { refusal: Refusal::LoadFailed(failure), .. } => failure.repeats(),
             _ => false,
         };

@@ -185,7 +185,16 @@ pub(super) mod tests {
 
     fn any_json() -> impl Strategy<Value = Value> {
         let word = proptest::sample::select(vec![
-            "", "none", "auto", "function", "json_schema", "text", "user", "assistant", "tool", "5m",
+            "",
+            "none",
+            "auto",
+            "function",
+            "json_schema",
+            "text",
+            "user",
+            "assistant",
+            "tool",
+            "5m",
         ]);
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -197,8 +206,22 @@ pub(super) mod tests {
             "\\PC{0,8}".prop_map(Value::from),
         ];
         let key = proptest::sample::select(vec![
-            "type", "role", "content", "name", "function", "tool_calls", "id", "arguments",
-            "schema", "json_schema", "format", "effort", "text", "mode", "tools", "parameters",
+            "type",
+            "role",
+            "content",
+            "name",
+            "function",
+            "tool_calls",
+            "id",
+            "arguments",
+            "schema",
+            "json_schema",
+            "format",
+            "effort",
+            "text",
+            "mode",
+            "tools",
+            "parameters",
         ]);
         leaf.prop_recursive(4, 24, 4, move |inner| {
             prop_oneof![

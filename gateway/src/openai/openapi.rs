@@ -95,6 +95,11 @@ const OPERATIONS: &[Operation] = &[
     streams(post("/api/generate", "Ollama's completion", MODEL), NDJSON),
     post("/api/embed", "Ollama's embeddings", MODEL),
     post("/api/embeddings", "Ollama's older embeddings", MODEL),
+    post("/api/show", "What is known of a model", MODEL),
+    post("/api/copy", "A model under another name", Request::Object(&["source", "destination"])),
+    Operation { method: "delete", ..post("/api/delete", "Remove a model", MODEL) },
+    streams(post("/api/pull", "Bring a model", MODEL), NDJSON),
+    streams(post("/api/create", "Make a model", MODEL), NDJSON),
     get("/api/version", "Ollama's version"),
     get("/api/tags", "Every model, as Ollama lists them"),
     get("/api/ps", "What is loaded, and until when"),
@@ -206,6 +211,16 @@ fn of_table(table: &[Known], required: &[&str]) -> Value {
             let example: Value = serde_json::from_str(known.example).expect("a table holds JSON");
             let example = &example[known.name];
             let mut property = json!({ "examples": [example] });
+            if known.name == "messages" {
+                property["items"] = json!({
+                    "type": "object",
+                    "required": ["role"],
+                    "properties": {
+                        "role": { "enum": ["system", "developer", "user", "assistant", "tool"] },
+                        "content": { "type": ["string", "array", "null"] },
+                    },
+                });
+            }
             if let Some(kind) = kind(known.name, example) {
                 property["type"] = json!([kind, "null"]);
             }
@@ -295,7 +310,7 @@ mod tests {
         assert_eq!(properties["stream"]["type"], json!(["boolean", "null"]));
         assert_eq!(properties["temperature"]["type"], json!(["number", "null"]));
         assert_eq!(properties["stop"]["type"], json!(null));
-        assert_eq!(properties["audio"], json!(null));
+        assert_eq!(properties["web_search_options"], json!(null));
         assert_eq!(properties["store"]["description"], "taken and ignored: nothing is stored");
     }
 }

@@ -130,7 +130,11 @@ mod tests {
 
     #[test]
     fn anything_is_taken_or_refused_by_its_name() {
-        known::tests::check_any(FIELDS, &json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}), parse);
+        known::tests::check_any(
+            FIELDS,
+            &json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}),
+            parse,
+        );
     }
 
     #[test]
