@@ -27,7 +27,7 @@ pub struct App {
     /// Where more of them come from.
     pub puller: Puller,
     /// What has been read of them beyond that.
-    pub shelf: Shelf,
+    pub shelf: Arc<Shelf>,
     /// The workers that serve them.
     pub fleet: Fleet,
     /// Who is let in.

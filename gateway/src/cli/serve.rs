@@ -23,7 +23,6 @@ use super::{Exit, Failure};
 use crate::app::App;
 use crate::catalog::Catalog;
 use crate::config::{self, ACCESS_FIELDS, Config, KEYS, MODEL_KEYS};
-use crate::describe::Shelf;
 use crate::fleet::scheduler::Budget;
 use crate::fleet::{Fleet, FleetTask, Rules, Settings, WorkerSettings};
 use crate::guard::Guard;
@@ -111,7 +110,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let app = Arc::new(App {
         puller: Puller::new(hub, Arc::clone(&catalog)),
         catalog,
-        shelf: Shelf::default(),
+        shelf: Arc::default(),
         fleet: fleet.clone(),
         guard: Arc::new(Guard::new(
             &allowed_hosts(&config),
