@@ -100,9 +100,9 @@ impl Dialect {
 const GET: &str = "GET, HEAD";
 const POST: &str = "POST";
 const DELETE: &str = "DELETE";
-const GET_DELETE: &str = "GET, HEAD, DELETE";
 const GET_OR_POST: &str = "GET, HEAD, POST";
 const BLOBS: &str = "/api/blobs/";
+const GET_DELETE: &str = "GET, HEAD, DELETE";
 
 /// Finds the route.
 ///

@@ -34,7 +34,7 @@ async fn send(gateway: &Gateway, key: &str, path: &str, body: Option<Value>) -> 
     http::send(gateway.address, method, path, &[("x-api-key", key)], text).await
 }
 
-fn chat(model: &str, keep_alive: Value) -> Option<Value> {
+fn chat(model: &str, keep_alive: &Value) -> Option<Value> {
     let messages = json!([{"role": "user", "content": "hi"}]);
     Some(json!({"model": model, "messages": messages, "stream": true, "keep_alive": keep_alive}))
 }
