@@ -57,40 +57,40 @@ async fn a_key_opens_only_its_own_models() {
     assert_eq!(ids("b0b").await, ["m"]);
     let tags = send(&gateway, "b0b", "/api/tags", None).await.json().await;
     assert_eq!(tags["models"].as_array().unwrap().len(), 1);
-    let refused = send(&gateway, "b0b", CHAT, chat("secret", json!(null))).await;
+    let refused = send(&gateway, "b0b", CHAT, chat("secret", &json!(null))).await;
     assert_eq!(refused.status, StatusCode::NOT_FOUND);
     let error = refused.json().await["error"]["message"].clone();
     assert_eq!(error, "the model 'secret' does not exist; there is m");
-    let answer = send(&gateway, "al1ce", CHAT, chat("secret", json!(null))).await;
+    let answer = send(&gateway, "al1ce", CHAT, chat("secret", &json!(null))).await;
     assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn a_key_that_has_all_its_requests_waits_for_none() {
     let gateway = gateway(&["--at", "token:1=hold"]).await;
-    let mut first = send(&gateway, "b0b", CHAT, chat("m", json!(null))).await;
+    let mut first = send(&gateway, "b0b", CHAT, chat("m", &json!(null))).await;
     assert_eq!(first.delta().await, "t0 ");
-    let second = send(&gateway, "b0b", CHAT, chat("m", json!(null))).await;
+    let second = send(&gateway, "b0b", CHAT, chat("m", &json!(null))).await;
     assert_eq!(second.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(second.headers["retry-after"], "1");
     assert_eq!(second.json().await["error"]["code"], "too_many_requests");
     // Looking costs nothing, and others have places of their own.
     assert_eq!(send(&gateway, "b0b", "/api/ps", None).await.status, StatusCode::OK);
-    let mut other = send(&gateway, "al1ce", CHAT, chat("m", json!(null))).await;
+    let mut other = send(&gateway, "al1ce", CHAT, chat("m", &json!(null))).await;
     assert_eq!(other.delta().await, "t0 ");
     gateway.stage.next_worker().await.go().await;
     first.events().await;
-    let third = send(&gateway, "b0b", CHAT, chat("m", json!(null))).await;
+    let third = send(&gateway, "b0b", CHAT, chat("m", &json!(null))).await;
     assert_eq!(third.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn a_keys_keep_alive_can_mean_nothing() {
     let gateway = gateway(&[]).await;
-    send(&gateway, "b0b", CHAT, chat("m", json!(-1))).await.events().await;
+    send(&gateway, "b0b", CHAT, chat("m", &json!(-1))).await.events().await;
     let ps = send(&gateway, "b0b", "/api/ps", None).await.json().await;
     assert_eq!(ps["models"][0]["keep_alive"], 300.0, "{ps}");
-    send(&gateway, "al1ce", CHAT, chat("m", json!(-1))).await.events().await;
+    send(&gateway, "al1ce", CHAT, chat("m", &json!(-1))).await.events().await;
     let ps = send(&gateway, "b0b", "/api/ps", None).await.json().await;
     assert_eq!(ps["models"][0]["keep_alive"], -1.0, "{ps}");
 }
