@@ -46,7 +46,9 @@ async fn an_embedding_model_gives_its_golden_vectors_in_both_dialects() {
     let golden = golden("tiny-bert-embed", "golden.json");
     let texts = golden["texts"].as_array().unwrap();
     let input: Vec<_> = texts.iter().map(|text| text["text"].clone()).collect();
-    let openai = fine(&gateway, "/v1/embeddings", json!({"model": "bert", "input": input})).await;
+    // The last one is too long, which only Ollama cuts unasked.
+    let body = json!({"model": "bert", "input": input, "truncate": true});
+    let openai = fine(&gateway, "/v1/embeddings", body).await;
     let ollama = fine(&gateway, "/api/embed", json!({"model": "bert", "input": input})).await;
     for (index, text) in texts.iter().enumerate() {
         assert_near(&openai["data"][index]["embedding"], &text["embedding"], 2e-5);

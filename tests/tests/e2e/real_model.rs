@@ -54,7 +54,10 @@ async fn a_tiny_model_answers_as_its_golden_says_streamed_and_not() {
         let events = gateway.post("/v1/chat/completions", &streaming).await.events().await;
         let (text, usage) = with_key_events(&events);
         assert_eq!(text, case["text"].as_str().unwrap(), "{name}");
-        assert_eq!(usage, whole["usage"], "{name}");
+        // All of the prompt but its last token was there from before.
+        let mut again = whole["usage"].clone();
+        again["prompt_tokens_details"]["cached_tokens"] = json!(prompt_ids - 1);
+        assert_eq!(usage, again, "{name}");
         checked += 1;
     }
     assert!(checked >= 5, "{checked}");
@@ -134,6 +137,10 @@ async fn a_real_model_knows_the_capital_of_france_and_leaves_no_memory_behind() 
     let home =
         Home::new(hearth_tests::programs!()).with_linked_model("smollm2-135m-instruct", &folder);
     let gateway = home.start_real(&[]).await;
+    let whole = ask_for_the_capital(&gateway, false).await;
+    assert!(whole.contains("Paris"), "{whole}");
+    // The first time the prompt is read in one run, from then on only its last token is. ONNX
+    // Runtime's 4-bit product rounds a single row in another way, so only these two are alike.
     let whole = ask_for_the_capital(&gateway, false).await;
     assert!(whole.contains("Paris"), "{whole}");
     assert_eq!(ask_for_the_capital(&gateway, true).await, whole);

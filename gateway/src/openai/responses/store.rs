@@ -132,7 +132,8 @@ mod tests {
         assert!(store.delete("a", "alice", now));
         assert!(!store.delete("a", "alice", now));
         assert_eq!(store.get("a", "alice", now), None);
-        assert_eq!((store.lock().bytes, store.lock().order.len()), (0, 0));
+        let inner = store.lock();
+        assert_eq!((inner.bytes, inner.order.len()), (0, 0));
     }
 
     #[test]
