@@ -82,7 +82,8 @@ impl Town {
 }
 
 fn started(model: &str, worker: u64) -> Effect {
-    Effect::Spawn { model: name(model), worker: WorkerId(worker) }
+    let reason = SpawnReason::Request;
+    Effect::Spawn { model: name(model), worker: WorkerId(worker), reason }
 }
 
 fn told(worker: u64) -> Effect {
@@ -232,7 +233,8 @@ fn a_load_that_runs_out_of_memory_is_tried_once_more_after_the_others_have_gone(
     assert_eq!(town.news("b", 2, out_of_memory()), [told(2)]);
     let effects = town.exited("b", 2);
     assert_eq!(effects.last(), Some(&told(1)));
-    assert_eq!(town.exited("a", 1), [gone, started("b", 3)]);
+    let (model, worker, reason) = (name("b"), WorkerId(3), SpawnReason::Retry);
+    assert_eq!(town.exited("a", 1), [gone, Effect::Spawn { model, worker, reason }]);
     // There is no third time.
     let effects = town.news("b", 3, out_of_memory());
     assert!(
