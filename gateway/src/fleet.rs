@@ -298,3 +298,6 @@ impl Fleet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,6 +122,8 @@ impl FleetTask {
 
     fn obey(&mut self, command: Command) {
         match command {
+            // Its client has left already: it must start nothing, and evict nobody.
+            Command::Acquire { answer, .. } if answer.is_closed() => {}
             Command::Acquire { model, ticket, keep_alive, wants, answer } => {
                 self.pending.insert(ticket, answer);
                 let profile = Arc::new(self.profile(&model));

@@ -49,7 +49,7 @@ async fn prometheus_scrapes_a_running_gateway() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("prometheus.yml");
     let text = format!(
-        "scrape_configs:\n- job_name: hearth\n  scrape_interval: 100ms\n  scrape_timeout: 100ms\n  \
+        "scrape_configs:\n- job_name: hearth\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  \
          static_configs:\n  - targets: ['{}']\n",
         gateway.address
     );
@@ -78,8 +78,11 @@ async fn prometheus_scrapes_a_running_gateway() {
     let labels = &spawns["metric"];
     assert_eq!((&labels["model"], &labels["reason"]), (&json!("m"), &json!("request")));
     assert_eq!(spawns["value"][1], "1");
-    let up = read_back(address, "up").await;
-    assert_eq!(up["value"][1], "1", "every line was understood: {up}");
+    let path = "/api/v1/metadata?metric=hearth_worker_spawns_total";
+    let known = http::send(address, Method::GET, path, &[], "").await.json().await;
+    let spawns = &known["data"]["hearth_worker_spawns_total"][0];
+    let help = json!("Workers started, by what they were needed for.");
+    assert_eq!((&spawns["type"], &spawns["help"]), (&json!("counter"), &help), "{known}");
     assert_eq!(gateway.spawns("m", "request").await, Some(1.0));
     server.kill().await.unwrap();
 }
