@@ -189,6 +189,17 @@ impl Fleet {
         self.ask(model, keep_alive, Wants::Warmth).await.map(drop)
     }
 
+    /// The same for a model that the configuration wants loaded from the start.
+    ///
+    /// # Errors
+    /// As [`Fleet::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Fleet::warm`].
+    pub async fn preload(&self, model: &Arc<Model>) -> Result<(), Refusal> {
+        self.ask(model, None, Wants::Preload).await.map(drop)
+    }
+
     async fn ask(
         &self,
         model: &Arc<Model>,
@@ -287,3 +298,6 @@ impl Fleet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::error::ApiError;
 use crate::fleet::scheduler::{self, NextView};
 use crate::fleet::status::{ModelStatus, STOPPED, Snapshot};
-use crate::fleet::worker::{StopReason, WorkerState};
+use crate::fleet::worker::{SpawnReason, StopReason, WorkerState};
 
 const BUILD_INFO: &str = "hearth_build_info";
 const CONNECTIONS: &str = "hearth_connections";
@@ -105,7 +105,7 @@ fn describe() {
     );
     describe_counter!(GENERATION_TOKENS, "Tokens generated.");
     describe_gauge!(WORKER_STATE, "1 for the state that a model's worker is in, 0 for the others.");
-    describe_counter!(WORKER_SPAWNS, "Workers started.");
+    describe_counter!(WORKER_SPAWNS, "Workers started, by what they were needed for.");
     describe_counter!(WORKER_EXITS, "Workers that ended, by reason.");
     describe_counter!(EVICTIONS, "Workers stopped to make room, by what there was too little of.");
     describe_histogram!(BATCH_SIZE, "Sequences that had news in one step of a worker.");
@@ -293,8 +293,9 @@ pub(crate) struct FleetMetrics;
 
 #[expect(clippy::unused_self, reason = "holding it is the right to count for the fleet")]
 impl FleetMetrics {
-    pub(crate) fn spawned(&self, model: &ModelName) {
-        counter!(WORKER_SPAWNS, "model" => model.to_string()).increment(1);
+    pub(crate) fn spawned(&self, model: &ModelName, reason: SpawnReason) {
+        let label = reason.label();
+        counter!(WORKER_SPAWNS, "model" => model.to_string(), "reason" => label).increment(1);
     }
 
     pub(crate) fn exited(&self, model: &ModelName, reason: &StopReason) {

@@ -288,6 +288,12 @@ impl Gateway {
         line.parse().ok()
     }
 
+    /// How many workers of a model were started for a reason.
+    pub async fn spawns(&self, model: &str, reason: &str) -> Option<f64> {
+        let name = "hearth_worker_spawns_total";
+        self.metric(&format!("{name}{{model=\"{model}\",reason=\"{reason}\"}}")).await
+    }
+
     /// Sends a signal to the gateway.
     ///
     /// # Panics

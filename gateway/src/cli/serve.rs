@@ -278,7 +278,7 @@ async fn preload(app: &App, config: &Config) {
     let loads = wanted.map(|(name, _)| async move {
         match app.catalog.find(name).await {
             Ok(Some(model)) => {
-                if let Err(refusal) = app.fleet.warm(&model, None).await {
+                if let Err(refusal) = app.fleet.preload(&model).await {
                     tracing::error!(model = %name, "can't be preloaded: {refusal}");
                 }
             }

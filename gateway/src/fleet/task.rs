@@ -19,7 +19,7 @@ use super::link::{Link, Loss};
 use super::records::{self, Records};
 use super::scheduler::{Effect, Event, Need, Profile, Refusal, Scheduler, WorkerNews};
 use super::status::{self, Snapshot, Transition, WorkerFacts};
-use super::worker::{ProcessExit, StopReason, TicketId, WorkerId};
+use super::worker::{ProcessExit, SpawnReason, StopReason, TicketId, WorkerId};
 use super::{Command, Settings, WorkerSettings};
 use crate::catalog::{self, Model};
 use crate::metrics::FleetMetrics;
@@ -122,6 +122,8 @@ impl FleetTask {
 
     fn obey(&mut self, command: Command) {
         match command {
+            // Its client has left already: it must start nothing, and evict nobody.
+            Command::Acquire { answer, .. } if answer.is_closed() => {}
             Command::Acquire { model, ticket, keep_alive, wants, answer } => {
                 self.pending.insert(ticket, answer);
                 let profile = Arc::new(self.profile(&model));
@@ -279,7 +281,7 @@ impl FleetTask {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Spawn { model, worker } => self.spawn(&model, worker),
+            Effect::Spawn { model, worker, reason } => self.spawn(&model, worker, reason),
             Effect::Terminate { worker } => self.send_order(worker, Order::Terminate),
             Effect::Kill { worker } => self.send_order(worker, Order::Kill),
             Effect::CutOff { worker } => {
@@ -325,7 +327,7 @@ impl FleetTask {
         self.gone.insert(model, reason);
     }
 
-    fn spawn(&mut self, name: &ModelName, worker: WorkerId) {
+    fn spawn(&mut self, name: &ModelName, worker: WorkerId, reason: SpawnReason) {
         let model =
             Arc::clone(self.models.get(name).expect("only models that were asked for start"));
         let (orders, inbox) = mpsc::channel(ORDERS_MAX);
@@ -343,8 +345,9 @@ impl FleetTask {
             reports: self.reports.clone(),
             orders: inbox,
         };
-        tracing::info!(model = %name, worker = %worker, "starting a worker");
-        self.metrics.spawned(name);
+        let why = reason.label();
+        tracing::info!(model = %name, worker = %worker, reason = why, "starting a worker");
+        self.metrics.spawned(name, reason);
         let spawned = Instant::now();
         let (pid, loaded, takes) = (None, None, Need::default());
         let tokens = (0, spawned, 0.0);

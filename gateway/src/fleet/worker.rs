@@ -165,6 +165,35 @@ impl StopReason {
     }
 }
 
+/// Why a worker is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpawnReason {
+    /// A request needs it.
+    Request,
+    /// Somebody wants the model loaded.
+    Load,
+    /// The configuration wants it loaded from the start.
+    Preload,
+    /// The one before it failed.
+    Restart,
+    /// The load before it ran out of memory, and others have made room since.
+    Retry,
+}
+
+impl SpawnReason {
+    /// The label in metrics and logs.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Load => "load",
+            Self::Preload => "preload",
+            Self::Restart => "restart",
+            Self::Retry => "retry",
+        }
+    }
+}
+
 /// What there was too little of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EvictionCause {

@@ -1,7 +1,8 @@
 //! `GET /api/ps`: what is in memory, and what it is doing there.
 //!
 //! Ollama's fields first and exactly; then what only we know. It reads a snapshot and asks nobody,
-//! so looking never wakes or changes a worker.
+//! so looking never wakes or changes a worker. A caller sees the models that it may use; the sums
+//! of memory are of all.
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::Details;
 use crate::app::App;
 use crate::fleet::scheduler::{NextView, WAITING};
 use crate::fleet::status::{ModelStatus, Snapshot};
+use crate::guard::caller::Caller;
 use crate::http;
 use crate::stream::Body;
 
@@ -99,15 +101,15 @@ struct FailedModel {
     retry_at: Option<String>,
 }
 
-/// Every process there is.
+/// Every process of the caller's models.
 pub fn list(app: &App) -> Response<Body> {
     let snapshot = app.fleet.snapshot();
-    http::json(&describe(&snapshot, Instant::now(), jiff::Timestamp::now()))
+    http::json(&describe(&snapshot, &app.caller, Clocks::now()))
 }
 
 /// The same for those who are told of changes.
-pub(crate) fn as_json(snapshot: &Snapshot) -> Value {
-    serde_json::to_value(describe(snapshot, Instant::now(), jiff::Timestamp::now()))
+pub(crate) fn as_json(snapshot: &Snapshot, caller: &Caller) -> Value {
+    serde_json::to_value(describe(snapshot, caller, Clocks::now()))
         .expect("our own values are JSON")
 }
 
@@ -116,18 +118,31 @@ pub(crate) fn date(at: jiff::Timestamp) -> String {
     super::date(at)
 }
 
-fn describe(snapshot: &Snapshot, now: Instant, wall: jiff::Timestamp) -> Ps<'_> {
-    let mut live: Vec<(Duration, Process<'_>)> = snapshot
-        .models
-        .iter()
+/// One moment, on both clocks.
+#[derive(Clone, Copy)]
+struct Clocks {
+    now: Instant,
+    wall: jiff::Timestamp,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        Self { now: Instant::now(), wall: jiff::Timestamp::now() }
+    }
+}
+
+fn describe<'a>(snapshot: &'a Snapshot, caller: &Caller, clocks: Clocks) -> Ps<'a> {
+    let Clocks { now, wall } = clocks;
+    let mine = || snapshot.models.iter().filter(|status| caller.may_use(&status.view.name));
+    let mut live: Vec<(Duration, Process<'_>)> = mine()
         .filter(|status| status.has_worker())
         .map(|status| process(status, now, wall))
         .collect();
     live.sort_by_key(|(leaves_in, _)| std::cmp::Reverse(*leaves_in));
     Ps {
         models: live.into_iter().map(|(_, process)| process).collect(),
-        failed: snapshot.models.iter().filter_map(|status| failed(status, now, wall)).collect(),
-        waiting: snapshot.models.iter().filter_map(waiting).collect(),
+        failed: mine().filter_map(|status| failed(status, now, wall)).collect(),
+        waiting: mine().filter_map(waiting).collect(),
         memory: memory(snapshot),
     }
 }
@@ -228,7 +243,7 @@ fn later(wall: jiff::Timestamp, pause: Duration) -> jiff::Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use serde_json::{json, to_value};
@@ -240,7 +255,8 @@ mod tests {
     use crate::fleet::worker::WorkerId;
     use crate::keep_alive::KeepAlive;
 
-    fn status(name: &str, next: NextView, word: &'static str) -> ModelStatus {
+    /// A model in some state.
+    pub(crate) fn status(name: &str, next: NextView, word: &'static str) -> ModelStatus {
         let name: hearth_shared::ids::ModelName = name.parse().unwrap();
         let worker = (word != "failed").then_some(WorkerId(1));
         ModelStatus {
@@ -283,11 +299,10 @@ mod tests {
 
     #[test]
     fn ollamas_fields_come_first_and_exactly() {
-        let now = Instant::now();
-        let wall = jiff::Timestamp::UNIX_EPOCH;
+        let clocks = Clocks { now: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
         let busy = status("m", NextView::After(KeepAlive::For(Duration::from_secs(10))), "busy");
         let snapshot = Snapshot { models: vec![busy], ..Snapshot::default() };
-        let value = to_value(describe(&snapshot, now, wall)).unwrap();
+        let value = to_value(describe(&snapshot, &Caller::unlimited("a"), clocks)).unwrap();
         let entry = value["models"][0].as_object().unwrap();
         let keys: Vec<&str> = entry.keys().map(String::as_str).take(8).collect();
         assert_eq!(
@@ -313,6 +328,7 @@ mod tests {
     fn the_one_that_stays_longest_stands_first_and_failed_models_stand_apart() {
         let now = Instant::now();
         let at = |s| NextView::At(Some(now + Duration::from_secs(s)));
+        let clocks = Clocks { now, wall: jiff::Timestamp::UNIX_EPOCH };
         let models = vec![
             status("a", at(5), "idle"),
             status("b", NextView::At(None), "idle"),
@@ -320,7 +336,7 @@ mod tests {
             status("d", NextView::Retry(None), "failed"),
         ];
         let snapshot = Snapshot { models, ..Snapshot::default() };
-        let value = to_value(describe(&snapshot, now, jiff::Timestamp::UNIX_EPOCH)).unwrap();
+        let value = to_value(describe(&snapshot, &Caller::unlimited("a"), clocks)).unwrap();
         let names: Vec<_> =
             value["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
         assert_eq!(names, ["b:latest", "c:latest", "a:latest"]);

@@ -113,6 +113,7 @@ async fn a_model_that_shall_be_there_from_the_start_is_and_stays() {
     gateway.stage.next_worker().await;
     let ps = gateway.reaches("idle").await;
     assert_eq!((&ps["pinned"], &ps["keep_alive"]), (&json!(true), &json!(-1.0)));
+    assert_eq!(gateway.spawns("m", "preload").await, Some(1.0));
 }
 
 async fn keep_alive_is(gateway: &Gateway, seconds: f64) {

@@ -125,7 +125,8 @@ async fn a_worker_lost_between_two_batches_is_made_good_unseen_and_only_once() {
     let answer = gateway.post("/v1/embeddings", &body).await;
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
     assert_eq!(answer.json().await["error"]["code"], "worker_exited");
-    assert_eq!(gateway.metric("hearth_worker_spawns_total{model=\"m\"}").await, Some(2.0));
+    let spawns = async |reason| gateway.spawns("m", reason).await;
+    assert_eq!((spawns("request").await, spawns("restart").await), (Some(1.0), Some(1.0)));
 }
 
 #[tokio::test]

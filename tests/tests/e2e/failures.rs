@@ -108,7 +108,7 @@ async fn a_load_error_that_repeats_is_tried_once_until_the_files_change() {
             "m: the model can't be loaded: the fake model is broken, as told"
         );
     }
-    assert_eq!(gateway.metric("hearth_worker_spawns_total{model=\"m\"}").await, Some(1.0));
+    assert_eq!(gateway.spawns("m", "request").await, Some(1.0));
     std::fs::write(gateway.home().join("models/m/repaired"), "").unwrap();
     hearth_tests::patiently("the change to be seen", async {
         while gateway.chat("m", json!({})).await.status != StatusCode::OK {}

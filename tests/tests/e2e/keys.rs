@@ -66,6 +66,49 @@ async fn a_key_opens_only_its_own_models() {
 }
 
 #[tokio::test]
+async fn a_key_sees_and_orders_about_only_its_own_models() {
+    let gateway = gateway(&[]).await;
+    let mut events = send(&gateway, "b0b", "/api/events", None).await;
+    let load = |model: &str| Some(json!({ "model": model }));
+    for model in ["secret", "m"] {
+        let loaded = send(&gateway, "al1ce", "/api/load", load(model)).await;
+        assert_eq!(loaded.status, StatusCode::OK);
+    }
+    let names = async |key: &str| {
+        let ps = send(&gateway, key, "/api/ps", None).await.json().await;
+        let models = ps["models"].as_array().unwrap().clone();
+        let mut names: Vec<_> =
+            models.iter().map(|m| m["name"].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("al1ce").await, ["m:latest", "secret:latest"]);
+    assert_eq!(names("b0b").await, ["m:latest"]);
+    for order in ["/api/load", "/api/unload"] {
+        let refused = send(&gateway, "b0b", order, load("secret")).await;
+        assert_eq!(refused.status, StatusCode::NOT_FOUND, "{order}");
+    }
+    let forced = Some(json!({"model": "secret", "force": true}));
+    let refused = send(&gateway, "b0b", "/api/unload", forced).await;
+    assert_eq!(refused.status, StatusCode::NOT_FOUND);
+    let emptied = Some(json!({"model": "secret", "prompt": "", "keep_alive": 0}));
+    let refused = send(&gateway, "b0b", "/api/generate", emptied).await;
+    assert_eq!(refused.status, StatusCode::NOT_FOUND);
+    assert_eq!(names("al1ce").await, ["m:latest", "secret:latest"]);
+    // One who begins to listen is shown no more than one who looks.
+    let mut later = send(&gateway, "b0b", "/api/events", None).await;
+    let first = later.event().await.unwrap();
+    assert!(first.contains("m:latest") && !first.contains("secret"), "{first}");
+    let gone = send(&gateway, "b0b", "/api/unload", load("m")).await;
+    assert_eq!(gone.status, StatusCode::OK);
+    let mut heard = String::new();
+    while !heard.contains("\"to\":\"stopping\"") {
+        heard += &events.event().await.unwrap();
+    }
+    assert!(!heard.contains("secret"), "{heard}");
+}
+
+#[tokio::test]
 async fn a_key_that_has_all_its_requests_waits_for_none() {
     let gateway = gateway(&["--at", "token:1=hold"]).await;
     let mut first = send(&gateway, "b0b", CHAT, chat("m", &json!(null))).await;

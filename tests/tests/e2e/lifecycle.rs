@@ -31,7 +31,7 @@ async fn two_hundred_requests_to_a_cold_model_start_one_worker() {
         assert_eq!(body["choices"][0]["message"]["content"], "t0 t1 t2 ");
     }
     assert!(!gateway.stage.has_another().await);
-    assert_eq!(gateway.metric("hearth_worker_spawns_total{model=\"m\"}").await, Some(1.0));
+    assert_eq!(gateway.spawns("m", "request").await, Some(1.0));
 }
 
 #[tokio::test]

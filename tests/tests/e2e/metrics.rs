@@ -1,9 +1,13 @@
 //! What Prometheus reads.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
 
-use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
+use hearth_tests::http;
+use hearth_tests::patiently;
+use hyper::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::{home, skip};
 
@@ -31,6 +35,76 @@ async fn promtool_finds_nothing_to_complain_of() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned()
         + &String::from_utf8_lossy(&output.stdout);
     assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "{text}");
+}
+
+/// Prometheus reads the metrics of a gateway that serves; what it has read is asked of it.
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the scripts say where Prometheus is")]
+async fn prometheus_scrapes_a_running_gateway() {
+    let Some(prometheus) = std::env::var_os("HEARTH_TEST_PROMETHEUS") else {
+        return skip("Prometheus is not installed: Debian's package prometheus has it");
+    };
+    let gateway = home().start_fake(&[], &[]).await;
+    gateway.chat("m", json!({})).await.text().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("prometheus.yml");
+    let text = format!(
+        "scrape_configs:\n- job_name: hearth\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  \
+         static_configs:\n  - targets: ['{}']\n",
+        gateway.address
+    );
+    std::fs::write(&config, text).unwrap();
+    let address = free_address();
+    let mut server = tokio::process::Command::new(prometheus)
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    patiently("Prometheus to be ready", async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("Prometheus goes on");
+            if line.contains("Server is ready to receive web requests") {
+                return;
+            }
+        }
+    })
+    .await;
+    let spawns = read_back(address, "hearth_worker_spawns_total").await;
+    let labels = &spawns["metric"];
+    assert_eq!((&labels["model"], &labels["reason"]), (&json!("m"), &json!("request")));
+    assert_eq!(spawns["value"][1], "1");
+    let path = "/api/v1/metadata?metric=hearth_worker_spawns_total";
+    let known = http::send(address, Method::GET, path, &[], "").await.json().await;
+    let spawns = &known["data"]["hearth_worker_spawns_total"][0];
+    let help = json!("Workers started, by what they were needed for.");
+    assert_eq!((&spawns["type"], &spawns["help"]), (&json!("counter"), &help), "{known}");
+    assert_eq!(gateway.spawns("m", "request").await, Some(1.0));
+    server.kill().await.unwrap();
+}
+
+/// A port that nobody listens on now.
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The one series that a query finds, once Prometheus has scraped.
+async fn read_back(prometheus: SocketAddr, query: &str) -> Value {
+    let path = format!("/api/v1/query?query={query}");
+    patiently("Prometheus to have scraped", async {
+        loop {
+            let answer = http::send(prometheus, Method::GET, &path, &[], "").await.json().await;
+            if let [series] = &answer["data"]["result"].as_array().unwrap()[..] {
+                return series.clone();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ async fn an_empty_prompt_loads_and_with_keep_alive_zero_unloads() {
         );
     }
     gateway.is_empty().await;
-    assert_eq!(gateway.metric("hearth_worker_spawns_total{model=\"m\"}").await, Some(1.0));
+    assert_eq!(gateway.spawns("m", "load").await, Some(1.0));
 }
 
 #[tokio::test]

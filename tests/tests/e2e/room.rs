@@ -104,7 +104,7 @@ async fn ten_thousand_scrapes_change_nothing() {
     for key in ["pid", "state", "keep_alive", "loaded_at", "restarts"] {
         assert_eq!(before[key], after[key], "{key}");
     }
-    assert_eq!(gateway.metric("hearth_worker_spawns_total{model=\"m\"}").await, Some(1.0));
+    assert_eq!(gateway.spawns("m", "request").await, Some(1.0));
 }
 
 #[tokio::test]

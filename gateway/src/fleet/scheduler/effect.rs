@@ -5,7 +5,7 @@ use std::time::Duration;
 use hearth_shared::ids::ModelName;
 
 use super::room::NoRoom;
-use crate::fleet::worker::{StopReason, TicketId, WorkerFailure, WorkerId};
+use crate::fleet::worker::{SpawnReason, StopReason, TicketId, WorkerFailure, WorkerId};
 
 /// What has to be done.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,8 @@ pub enum Effect {
         model: ModelName,
         /// The id of the new worker.
         worker: WorkerId,
+        /// Why.
+        reason: SpawnReason,
     },
     /// Ask a worker to end: it has the grace period.
     Terminate {

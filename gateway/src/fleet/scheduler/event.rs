@@ -130,4 +130,6 @@ pub enum Wants {
     Lease,
     /// The model loaded, and no slot.
     Warmth,
+    /// The same, because the configuration says so.
+    Preload,
 }

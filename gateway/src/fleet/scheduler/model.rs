@@ -15,7 +15,9 @@ use tokio::time::Instant;
 use super::queue::{Queue, ServiceTime};
 use super::room::{Claim, Sum};
 use super::{Effect, Profile, Refusal, Step, Wants};
-use crate::fleet::worker::{ReadyWorker, StopReason, TicketId, WorkerFailure, WorkerState};
+use crate::fleet::worker::{
+    ReadyWorker, SpawnReason, StopReason, TicketId, WorkerFailure, WorkerState,
+};
 use crate::keep_alive::KeepAlive;
 
 #[derive(Debug)]
@@ -221,7 +223,8 @@ impl Model {
     /// Starts the worker that somebody waits for. There must be none.
     pub(super) fn start(&mut self, step: &mut Step<'_>) {
         let worker = step.next_worker();
-        step.effects.push(Effect::Spawn { model: self.name.clone(), worker });
+        let reason = self.spawn_reason();
+        step.effects.push(Effect::Spawn { model: self.name.clone(), worker, reason });
         if self.failures_in_a_row > 0 {
             self.restarts += 1;
         }
@@ -242,6 +245,20 @@ impl Model {
             stalls_at: step.now + step.rules.load_stall_timeout,
             progress: None,
         });
+    }
+
+    fn spawn_reason(&self) -> SpawnReason {
+        if self.second_try == SecondTry::Wanted {
+            return SpawnReason::Retry;
+        }
+        if self.failures_in_a_row > 0 {
+            return SpawnReason::Restart;
+        }
+        match self.queue.first_wants() {
+            Some(Wants::Preload) => SpawnReason::Preload,
+            Some(Wants::Warmth) => SpawnReason::Load,
+            Some(Wants::Lease) | None => SpawnReason::Request,
+        }
     }
 
     /// What its process counts for, if it has one.
@@ -321,7 +338,7 @@ impl Model {
         match &self.state {
             Some(WorkerState::Idle { .. }) => true,
             Some(WorkerState::Busy { worker, leases, .. }) => {
-                wants == Wants::Warmth || leases.len() < worker.slots
+                wants != Wants::Lease || leases.len() < worker.slots
             }
             Some(
                 WorkerState::Starting { .. }

@@ -29,7 +29,7 @@ impl Queue {
 
     /// Takes out everybody who wants no slot.
     pub(super) fn take_warm(&mut self) -> Vec<TicketId> {
-        let is_warm = |waiter: &mut Waiter| waiter.wants == Wants::Warmth;
+        let is_warm = |waiter: &mut Waiter| waiter.wants != Wants::Lease;
         let mut warm = Vec::new();
         while let Some(place) = self.waiters.iter_mut().position(is_warm) {
             warm.extend(self.waiters.remove(place).map(|waiter| waiter.ticket));
@@ -59,6 +59,11 @@ impl Queue {
 
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.waiters.front().map(|waiter| waiter.since)
+    }
+
+    /// What the first one wants.
+    pub(super) fn first_wants(&self) -> Option<Wants> {
+        self.waiters.front().map(|waiter| waiter.wants)
     }
 
     pub(super) fn first(&self) -> Option<(Instant, TicketId)> {

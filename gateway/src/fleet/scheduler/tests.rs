@@ -5,7 +5,7 @@ mod departures;
 mod room;
 
 use super::*;
-use crate::fleet::worker::{ProcessExit, StopReason, WorkerFailure};
+use crate::fleet::worker::{ProcessExit, SpawnReason, StopReason, WorkerFailure};
 use crate::keep_alive::{KeepAlive, KeepAlivePolicy};
 use hearth_shared::protocol::LoadStage;
 
@@ -133,7 +133,11 @@ fn tell(worker: WorkerId, news: WorkerNews) -> Event {
 }
 
 fn spawn(worker: WorkerId) -> Effect {
-    Effect::Spawn { model: model(), worker }
+    spawn_for(SpawnReason::Request, worker)
+}
+
+fn spawn_for(reason: SpawnReason, worker: WorkerId) -> Effect {
+    Effect::Spawn { model: model(), worker, reason }
 }
 
 fn gone(worker: WorkerId, reason: StopReason) -> Effect {
@@ -323,7 +327,7 @@ fn unloading_waits_for_requests() {
 fn who_wants_the_model_loaded_waits_for_no_slot() {
     let mut bench = Bench::new();
     let (early, effects) = bench.warm(None);
-    assert_eq!(effects, [spawn(FIRST)]);
+    assert_eq!(effects, [spawn_for(SpawnReason::Load, FIRST)]);
     let (first, _) = bench.acquire();
     assert_eq!(
         bench.ready(FIRST, 1),

@@ -65,7 +65,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect, cause: &Event) -> Option<Outcome> {
         match effect {
-            Effect::Spawn { model, worker } => return Some(self.spawn(model, worker)),
+            Effect::Spawn { model, worker, .. } => return Some(self.spawn(model, worker)),
             Effect::Terminate { worker } | Effect::Kill { worker } => {
                 return self.stop(worker, &effect, cause);
             }

@@ -97,3 +97,21 @@ fn a_request_at_the_idle_deadline_is_always_served() {
         }
     }
 }
+
+#[test]
+fn an_order_given_again_is_carried_out_once() {
+    let mut bench = Bench::with_idle_worker(1, None);
+    let unload = |when| Event::Unload { model: model(), when };
+    let told = Effect::Terminate { worker: FIRST };
+    assert_eq!(bench.handle(unload(Unloading::Unused)), [told]);
+    for _ in 0..3 {
+        assert_eq!(bench.handle(unload(Unloading::Unused)), []);
+    }
+    assert_eq!(bench.exited(FIRST), [gone(FIRST, StopReason::Unloaded)]);
+    assert_eq!(bench.handle(unload(Unloading::Unused)), []);
+    assert_eq!(bench.handle(unload(Unloading::Forced)), []);
+    let until = bench.now + seconds(30);
+    assert_eq!(bench.handle(Event::Drain { until }), []);
+    assert_eq!(bench.handle(Event::Drain { until }), []);
+    assert!(bench.scheduler.is_empty());
+}

@@ -55,7 +55,7 @@ fn the_first_crash_is_forgiven_and_the_next_back_off() {
     assert_eq!(bench.word(), None);
     for (worker, pause) in [(2, 1), (3, 2), (4, 4), (5, 8), (6, 16), (7, 32), (8, 60), (9, 60)] {
         let (_, effects) = bench.acquire();
-        assert_eq!(effects, [spawn(WorkerId(worker))]);
+        assert_eq!(effects, [spawn_for(SpawnReason::Restart, WorkerId(worker))]);
         bench.ready(WorkerId(worker), 1);
         bench.exited(WorkerId(worker));
         assert_eq!(bench.word(), Some("failed"));
@@ -87,7 +87,7 @@ fn requests_that_wait_for_a_slot_survive_the_first_crash() {
     let (waiting, _) = bench.acquire();
     bench.ready(FIRST, 1);
     let crash = StopReason::Failed(WorkerFailure::Crashed(ProcessExit::Code(101)));
-    assert_eq!(bench.exited(FIRST), [gone(FIRST, crash), spawn(SECOND)]);
+    assert_eq!(bench.exited(FIRST), [gone(FIRST, crash), spawn_for(SpawnReason::Restart, SECOND)]);
     assert_eq!(bench.ready(SECOND, 1), [Effect::Grant { ticket: waiting, worker: SECOND }]);
     assert_eq!(bench.view().restarts, 1);
 }

@@ -82,7 +82,8 @@ impl Town {
 }
 
 fn started(model: &str, worker: u64) -> Effect {
-    Effect::Spawn { model: name(model), worker: WorkerId(worker) }
+    let reason = SpawnReason::Request;
+    Effect::Spawn { model: name(model), worker: WorkerId(worker), reason }
 }
 
 fn told(worker: u64) -> Effect {
@@ -232,7 +233,8 @@ fn a_load_that_runs_out_of_memory_is_tried_once_more_after_the_others_have_gone(
     assert_eq!(town.news("b", 2, out_of_memory()), [told(2)]);
     let effects = town.exited("b", 2);
     assert_eq!(effects.last(), Some(&told(1)));
-    assert_eq!(town.exited("a", 1), [gone, started("b", 3)]);
+    let (model, worker, reason) = (name("b"), WorkerId(3), SpawnReason::Retry);
+    assert_eq!(town.exited("a", 1), [gone, Effect::Spawn { model, worker, reason }]);
     // There is no third time.
     let effects = town.news("b", 3, out_of_memory());
     assert!(
@@ -274,4 +276,50 @@ fn a_worker_killed_for_want_of_memory_is_not_started_again_at_once() {
         [Effect::Refuse { refusal: Refusal::BackingOff { retry_after, .. }, .. }]
             if retry_after == seconds(1)
     ));
+}
+
+#[test]
+fn who_waits_for_the_same_room_shares_one_eviction() {
+    let mut town = Town::with_memory(10, &[("a", 10), ("b", 5), ("c", 5)]);
+    town.idle("a", 1);
+    let (first, effects) = town.ask("b");
+    assert_eq!(effects, [told(1)]);
+    let (second, effects) = town.ask("b");
+    assert_eq!(effects, []);
+    let (third, effects) = town.ask("c");
+    assert_eq!(effects, []);
+    let gone = evicted("a", 1, EvictionCause::Memory);
+    assert_eq!(town.exited("a", 1), [gone, started("b", 2), started("c", 3)]);
+    assert_eq!(town.ready("b", 2), [granted(first, 2)]);
+    assert_eq!(town.ready("c", 3), [granted(third, 3)]);
+    assert_eq!(town.leave("b", first), [granted(second, 2)]);
+}
+
+#[test]
+fn a_model_that_has_loaded_serves_who_waited_for_it_before_anybody_can_have_its_room() {
+    let mut town = Town::with_memory(5, &[("a", 5), ("b", 5)]);
+    let (waited, _) = town.ask("a");
+    let (other, effects) = town.ask("b");
+    assert_eq!(effects, []);
+    town.now += seconds(60);
+    assert_eq!(town.ready("a", 1), [granted(waited, 1)]);
+    assert_eq!(town.leave("a", waited), [told(1)]);
+    town.exited("a", 1);
+    assert_eq!(town.ready("b", 2), [granted(other, 2)]);
+}
+
+#[test]
+fn a_load_that_fails_fails_its_own_requests_and_nobody_elses() {
+    let mut town = Town::with_memory(15, &[("good", 5), ("bad", 5), ("idle", 5)]);
+    town.idle("idle", 1);
+    let (served, _) = town.ask("good");
+    let (failed, _) = town.ask("bad");
+    let effects = town.exited("bad", 3);
+    let refused = |effect: &Effect| match effect {
+        Effect::Refuse { ticket, .. } => Some(*ticket),
+        _ => None,
+    };
+    assert_eq!(effects.iter().filter_map(refused).collect::<Vec<_>>(), [failed]);
+    assert!(!effects.contains(&told(1)) && !effects.contains(&told(2)), "{effects:?}");
+    assert_eq!(town.ready("good", 2), [granted(served, 2)]);
 }
