@@ -152,7 +152,7 @@ fn describe(failure: &RequestFailure) -> String {
     match failure {
         RequestFailure::ContextOverflow { prompt_tokens, context_length } => format!(
             "the prompt has {prompt_tokens} tokens, but this model's context takes \
-             {context_length}, answer included; shorten the messages"
+             {context_length}, answer included; shorten it"
         ),
         RequestFailure::Template { message } => {
             format!("the model's chat template refused the messages: {message}")
@@ -178,13 +178,13 @@ impl ApiError {
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        self.row().status
+        self.row("").status
     }
 
     /// When another try is worth it; `None` says nothing.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.row().retry_after
+        self.row("").retry_after
     }
 
     /// Whether clients should retry by themselves; `None` leaves it to them.
@@ -204,13 +204,19 @@ impl ApiError {
     /// How the request counts.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        self.row().outcome
+        self.row("").outcome
     }
 
     /// The body on `/v1`, also what a stream that fails in the middle ends with.
     #[must_use]
     pub fn openai_body(&self) -> Value {
-        let row = self.row();
+        self.openai_body_for("messages")
+    }
+
+    /// The same where what the model reads is in this field.
+    #[must_use]
+    pub fn openai_body_for(&self, prompt: &str) -> Value {
+        let row = self.row(prompt);
         json!({ "error": {
             "message": self.to_string(),
             "type": kind(row.status),

@@ -45,11 +45,12 @@ pub fn status(status: StatusCode, text: &'static str) -> Response<Body> {
     with_type(status, "text/plain; charset=utf-8", whole(text))
 }
 
-/// A failure in the dialect that the client speaks.
+/// A failure in the dialect that the client speaks; `prompt` is the field that holds what the model
+/// reads.
 #[must_use]
-pub fn failure(error: &ApiError, dialect: Dialect) -> Response<Body> {
+pub fn failure(error: &ApiError, dialect: Dialect, prompt: &str) -> Response<Body> {
     let body = match dialect {
-        Dialect::OpenAi => error.openai_body(),
+        Dialect::OpenAi => error.openai_body_for(prompt),
         Dialect::Ollama => error.ollama_body(),
     };
     let mut response = with_type(error.status(), "application/json", whole(body.to_string()));

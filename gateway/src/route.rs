@@ -80,6 +80,22 @@ pub enum Route {
     Ready,
 }
 
+impl Route {
+    /// Whether it changes which models there are, or shows what they are made of.
+    #[must_use]
+    pub fn manages(&self) -> bool {
+        matches!(
+            self,
+            Self::Copy
+                | Self::Delete
+                | Self::Pull
+                | Self::Create
+                | Self::HasBlob(_)
+                | Self::PutBlob(_)
+        )
+    }
+}
+
 /// Which of the two shapes errors take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
@@ -94,6 +110,17 @@ impl Dialect {
     #[must_use]
     pub fn of(path: &str) -> Self {
         if path.starts_with("/api/") { Self::Ollama } else { Self::OpenAi }
+    }
+}
+
+/// The field of a request to this path that holds what the model reads, for errors about it.
+#[must_use]
+pub fn prompt_field(path: &str) -> &'static str {
+    match path {
+        "/v1/completions" => "prompt",
+        "/v1/embeddings" | "/v1/responses" | "/v1/responses/input_tokens" => "input",
+        "/v1/rerank" | "/rerank" => "documents",
+        _ => "messages",
     }
 }
 

@@ -51,7 +51,8 @@ impl<'a> Row<'a> {
 }
 
 impl ApiError {
-    pub(super) fn row(&self) -> Row<'_> {
+    /// The row, where the field `prompt` holds what the model reads.
+    pub(super) fn row<'a>(&'a self, prompt: &'a str) -> Row<'a> {
         match self {
             Self::Invalid { param, .. } => Row::wrong(param.as_deref()),
             Self::BodyBroken(_) => Row::wrong(None),
@@ -89,7 +90,7 @@ impl ApiError {
             }
             Self::Crowded => Row::refused(StatusCode::SERVICE_UNAVAILABLE, "server_busy", SOON),
             Self::Refused { refusal, .. } => of_refusal(refusal),
-            Self::Worker(failure) => of_request_failure(failure),
+            Self::Worker(failure) => of_request_failure(failure, prompt),
             Self::Lost(Loss::WorkerGone) => {
                 Row::new(StatusCode::BAD_GATEWAY, "worker_exited", Outcome::Failed)
             }
@@ -157,15 +158,13 @@ fn of_refusal(refusal: &Refusal) -> Row<'static> {
     }
 }
 
-fn of_request_failure(failure: &RequestFailure) -> Row<'static> {
+fn of_request_failure<'a>(failure: &RequestFailure, prompt: &'a str) -> Row<'a> {
     let bad = StatusCode::BAD_REQUEST;
     match failure {
         RequestFailure::ContextOverflow { .. } => {
-            Row::invalid(bad, "context_length_exceeded").about("messages")
+            Row::invalid(bad, "context_length_exceeded").about(prompt)
         }
-        RequestFailure::Template { .. } => {
-            Row::invalid(bad, "chat_template_error").about("messages")
-        }
+        RequestFailure::Template { .. } => Row::invalid(bad, "chat_template_error").about(prompt),
         RequestFailure::NoTemplate => Row::invalid(bad, "no_chat_template"),
         RequestFailure::Unsupported { .. } => Row::invalid(bad, "unsupported").about("model"),
         RequestFailure::Constraint { .. } => {

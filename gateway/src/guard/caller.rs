@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use hearth_shared::ids::ModelName;
+use hyper::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::AccessKey;
@@ -59,6 +60,32 @@ impl Caller {
         self.models.as_ref().is_none_or(|models| models.iter().any(allows))
     }
 
+    /// Whether it may change which models there are, which is everybody's affair.
+    ///
+    /// # Errors
+    /// [`ApiError::Guard`] with 403 if its key is for some models alone.
+    pub fn check_may_manage(&self) -> Result<(), ApiError> {
+        match self.models {
+            None => Ok(()),
+            Some(_) => Err(forbidden(
+                "this API key is for some models alone; it may not pull, create, copy, delete or \
+                 upload any",
+            )),
+        }
+    }
+
+    /// Whether it may name a path on this machine, which tells what files there are.
+    ///
+    /// # Errors
+    /// [`ApiError::Guard`] with 403 if its key has any limits.
+    pub fn check_may_name_paths(&self) -> Result<(), ApiError> {
+        let is_limited = self.models.is_some() || self.ignores_keep_alive || self.places.is_some();
+        if is_limited {
+            return Err(forbidden("this API key has limits; it may not name paths of the server"));
+        }
+        Ok(())
+    }
+
     /// What its `keep_alive` means.
     #[must_use]
     pub fn keep_alive(&self, asked: Option<KeepAlive>) -> Option<KeepAlive> {
@@ -74,6 +101,11 @@ impl Caller {
         let place = Arc::clone(places).try_acquire_owned();
         place.map(Some).map_err(|_full| ApiError::KeyBusy { limit: *limit })
     }
+}
+
+fn forbidden(message: &str) -> ApiError {
+    let status = StatusCode::FORBIDDEN;
+    ApiError::Guard { status, message: message.to_owned(), code: "key_not_allowed" }
 }
 
 #[cfg(test)]
@@ -94,6 +126,18 @@ mod tests {
             [true, true, true, false, false, false]
         );
         assert!(Caller::unlimited("b").may_use(&"x".parse().unwrap()));
+    }
+
+    #[test]
+    fn only_keys_without_limits_may_name_paths_and_those_for_all_models_may_manage() {
+        let places = Some((Arc::new(Semaphore::new(1)), 1));
+        let busy = Caller { places, ..Caller::unlimited("busy") };
+        let may = |caller: &Caller| {
+            (caller.check_may_manage().is_ok(), caller.check_may_name_paths().is_ok())
+        };
+        assert_eq!(may(&Caller::unlimited("all")), (true, true));
+        assert_eq!(may(&busy), (true, false));
+        assert_eq!(may(&caller(&["m"])), (false, false));
     }
 
     #[test]

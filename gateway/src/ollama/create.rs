@@ -84,6 +84,7 @@ fn uploaded(fields: Fields<'_>) -> Result<Option<&str>, ApiError> {
 
 async fn source(app: &App, from: &str) -> Result<PathBuf, ApiError> {
     if Path::new(from).is_absolute() {
+        app.caller.check_may_name_paths()?;
         return Ok(PathBuf::from(from));
     }
     Ok(find_model(app, from).await?.path.clone())

@@ -59,6 +59,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
 
 async fn wanted(app: &App, written: &str) -> Result<Wanted, ApiError> {
     if Path::new(written).is_absolute() {
+        app.caller.check_may_name_paths()?;
         return Ok(Wanted::Local(PathBuf::from(written)));
     }
     if let Some(repo) = RepoName::parse(written) {

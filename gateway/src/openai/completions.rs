@@ -140,7 +140,7 @@ async fn streamed(
         let mut out = Vec::with_capacity(256);
         let goes_on = chunks.push_next(&mut out).await.unwrap_or_else(|error| {
             // An end without [DONE] reads as success to OpenAI's clients; this does not.
-            sse::push_event(&mut out, &error.openai_body());
+            sse::push_event(&mut out, &error.openai_body_for("prompt"));
             false
         });
         Some((out.into(), goes_on.then_some(chunks)))

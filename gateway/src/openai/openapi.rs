@@ -190,7 +190,7 @@ fn answers(operation: &Operation) -> Value {
     let statuses: &[u16] = match operation.request {
         Request::Nothing => &[400, 401, 403, 404, 415, 429, 503],
         Request::Table(..) | Request::Object(_) => {
-            &[400, 401, 403, 404, 408, 413, 415, 429, 500, 502, 503, 504]
+            &[400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504]
         }
     };
     for status in statuses {

@@ -29,7 +29,8 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers one request that came in on our address `local`.
 pub(super) async fn handle(app: &App, request: Request<Incoming>, local: IpAddr) -> Response<Body> {
-    let dialect = Dialect::of(request.uri().path());
+    let path = request.uri().path();
+    let (dialect, prompt) = (Dialect::of(path), route::prompt_field(path));
     let arrived = Instant::now();
     let id = request_id(request.headers());
     let page = app.guard.listed_origin(request.headers());
@@ -38,7 +39,7 @@ pub(super) async fn handle(app: &App, request: Request<Incoming>, local: IpAddr)
         Err(error) => {
             let status = error.status();
             tracing::debug!(request = id.to_str().unwrap_or(""), %status, %error, "refused");
-            http::failure(&error, dialect)
+            http::failure(&error, dialect, prompt)
         }
     };
     let headers = response.headers_mut();
@@ -73,7 +74,11 @@ async fn serve(
 }
 
 async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response<Body>, ApiError> {
-    match route::find(&parts.method, parts.uri.path())? {
+    let route = route::find(&parts.method, parts.uri.path())?;
+    if route.manages() {
+        app.caller.check_may_manage()?;
+    }
+    match route {
         Route::ChatCompletions => {
             openai::chat::serve(app, body::read(&app.room, incoming).await?).await
         }

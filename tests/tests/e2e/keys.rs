@@ -137,3 +137,57 @@ async fn a_keys_keep_alive_can_mean_nothing() {
     let ps = send(&gateway, "b0b", "/api/ps", None).await.json().await;
     assert_eq!(ps["models"][0]["keep_alive"], -1.0, "{ps}");
 }
+
+#[tokio::test]
+async fn a_key_for_some_models_changes_and_sees_no_others() {
+    let gateway = gateway(&[]).await;
+    let digest = format!("/api/blobs/sha256:{}", "ab".repeat(32));
+    for (method, path, body) in [
+        (Method::POST, "/api/pull", json!({"model": "owner/name"})),
+        (Method::POST, "/api/create", json!({"model": "n", "from": "m"})),
+        (Method::POST, "/api/copy", json!({"source": "m", "destination": "n"})),
+        (Method::DELETE, "/api/delete", json!({"model": "m"})),
+        (Method::POST, &digest, json!({})),
+        (Method::HEAD, &digest, json!(null)),
+    ] {
+        let headers = [("x-api-key", "b0b"), ("content-type", "application/json")];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let is_head = method == Method::HEAD;
+        let answer = http::send(gateway.address, method, path, &headers, body).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
+        if !is_head {
+            let error = answer.json().await["error"].as_str().unwrap().to_owned();
+            assert!(error.starts_with("this API key is for some models alone"), "{error}");
+        }
+    }
+    let shown = async |model: &str| {
+        send(&gateway, "b0b", "/api/show", Some(json!({"model": model}))).await.status
+    };
+    assert_eq!(shown("m").await, StatusCode::OK);
+    assert_eq!(shown("secret").await, StatusCode::NOT_FOUND);
+    let tags = send(&gateway, "al1ce", "/api/tags", None).await.json().await;
+    assert_eq!(tags["models"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn only_a_key_without_limits_names_paths_of_the_server() {
+    let home = home();
+    let limited = "[[keys]]\nname = 'carol'\nkey = 'car0l'\nmax_requests = 4\n";
+    std::fs::write(home.path().join("hearth.toml"), format!("{KEYS}{limited}")).unwrap();
+    let folder = home.path().join("models").join("m");
+    let folder = folder.to_str().unwrap().to_owned();
+    let gateway = home.start_fake(&[], &[]).await;
+    let create = async |key: &str, name: &str, from: &str| {
+        let body = json!({"model": name, "from": from, "stream": false});
+        send(&gateway, key, "/api/create", Some(body)).await
+    };
+    let refused = create("car0l", "by-path", &folder).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let error = "this API key has limits; it may not name paths of the server";
+    assert_eq!(refused.json().await["error"], error);
+    let pull = json!({"model": folder, "stream": false});
+    let refused = send(&gateway, "car0l", "/api/pull", Some(pull)).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert_eq!(create("car0l", "by-name", "m").await.status, StatusCode::OK);
+    assert_eq!(create("al1ce", "by-path", &folder).await.status, StatusCode::OK);
+}

@@ -159,6 +159,25 @@ async fn what_the_worker_refuses_is_told_with_its_field() {
 }
 
 #[tokio::test]
+async fn a_prompt_that_does_not_fit_is_told_by_the_field_that_holds_it() {
+    let gateway = home().start_fake(&["--refuse", "overflow"], &[]).await;
+    for (path, field, value) in [
+        ("/v1/completions", "prompt", json!("hi")),
+        ("/v1/responses", "input", json!("hi")),
+        ("/v1/chat/completions", "messages", json!([{"role": "user", "content": "hi"}])),
+    ] {
+        for stream in [false, true] {
+            let body = json!({"model": "m", "stream": stream, field: value});
+            let answer = gateway.post(path, &body).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+            let error = answer.json().await["error"].clone();
+            let told = (&error["param"], &error["code"]);
+            assert_eq!(told, (&json!(field), &json!("context_length_exceeded")), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_field_that_nobody_knows_is_ignored_and_named() {
     let gateway = home().start_fake(&[], &[]).await;
     let answer = gateway.chat("m", json!({"temprature": 0, "user": "u"})).await;

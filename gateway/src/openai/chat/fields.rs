@@ -15,7 +15,7 @@ pub(in crate::openai) const FIELDS: &[Known] = &[
     honoured(
         "stream_options",
         r#"{"stream_options":{"include_usage":true}}"#,
-        "`include_usage`; `continuous_usage_stats` and `include_obfuscation` are taken and ignored",
+        "`include_usage`; `include_obfuscation` is ignored, vLLM's `continuous_usage_stats` refused",
     ),
     honoured("n", r#"{"n":2}"#, "1 to 8"),
     honoured("stop", r#"{"stop":["a"]}"#, "up to 16"),

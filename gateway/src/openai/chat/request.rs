@@ -2,7 +2,7 @@
 //! field; here is what the honoured ones mean.
 
 use hearth_shared::protocol::{Chat, Generate, JsonText, Prompt};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::fields::FIELDS;
 use super::response::CallForm;
@@ -52,6 +52,10 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
     }
     known::refuse(fields, FIELDS)?;
     let options = fields.object("stream_options", "stream_options.")?;
+    if let Some(options) = options {
+        // How long a prompt is, is known once its answer is whole.
+        options.refuse("continuous_usage_stats", &[json!(false)])?;
+    }
     let include_usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten();
     // The newer name wins over the one it replaced.
     let max_tokens = match fields.count("max_completion_tokens")? {
@@ -104,11 +108,9 @@ fn logprobs(fields: Fields<'_>) -> Result<Option<u32>, ApiError> {
 mod tests {
     use std::time::Duration;
 
-    use hearth_shared::protocol::{Constraint, ToolChoice};
-    use serde_json::json;
-
     use super::*;
     use crate::keep_alive::KeepAlive;
+    use hearth_shared::protocol::{Constraint, ToolChoice};
 
     fn parse_value(value: &Value) -> Result<ChatAsk, ApiError> {
         parse(value.as_object().unwrap())
@@ -214,6 +216,10 @@ mod tests {
             (json!({"stream": "yes"}), "stream"),
             (json!({"stream_options": true}), "stream_options"),
             (json!({"stream_options": {"include_usage": 1}}), "stream_options.include_usage"),
+            (
+                json!({"stream_options": {"continuous_usage_stats": true}}),
+                "stream_options.continuous_usage_stats",
+            ),
             (json!({"keep_alive": "soon"}), "keep_alive"),
             (json!({"ttl": true}), "ttl"),
             (json!({"messages": "hi"}), "messages"),

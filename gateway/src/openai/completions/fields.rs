@@ -12,7 +12,11 @@ pub(in crate::openai) const FIELDS: &[Known] = &[
          or unload the model",
     ),
     honoured("stream", r#"{"stream":true}"#, ""),
-    honoured("stream_options", r#"{"stream_options":{"include_usage":true}}"#, "`include_usage`"),
+    honoured(
+        "stream_options",
+        r#"{"stream_options":{"include_usage":true}}"#,
+        "`include_usage`; `include_obfuscation` is ignored, vLLM's `continuous_usage_stats` refused",
+    ),
     honoured("n", r#"{"n":2}"#, "1 to 8"),
     honoured("best_of", r#"{"best_of":3}"#, "up to 8; not streamed"),
     honoured("echo", r#"{"echo":true}"#, "not with `logprobs`"),

@@ -2,7 +2,7 @@
 //! becomes of each field; here is what the honoured ones mean.
 
 use hearth_shared::protocol::{Generate, Prompt};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::fields::FIELDS;
 use crate::error::ApiError;
@@ -50,6 +50,10 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<CompletionAsk, ApiError>
     }
     known::refuse(fields, FIELDS)?;
     let options = fields.object("stream_options", "stream_options.")?;
+    if let Some(options) = options {
+        // How long a prompt is, is known once its answer is whole.
+        options.refuse("continuous_usage_stats", &[json!(false)])?;
+    }
     let include_usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten();
     let stream = fields.flag("stream")?.unwrap_or(false);
     let echo = fields.flag("echo")?.unwrap_or(false);
@@ -100,6 +104,8 @@ fn best_of(fields: Fields<'_>, n: u32, stream: bool) -> Result<u32, ApiError> {
     let wrong = |message: String| Err(ApiError::invalid("best_of", message));
     let Some(best_of) = fields.integer("best_of")? else { return Ok(n) };
     match u32::try_from(best_of) {
+        // OpenAI's description allows it, and it can only mean that there is nothing to choose from.
+        Ok(0) => Ok(n),
         Ok(best_of) if best_of > n && stream => {
             wrong("the best can't be told while they are streamed; leave out `best_of`".to_owned())
         }
@@ -150,8 +156,6 @@ fn wrong(found: &str) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn request(extra: &Value) -> Result<CompletionRequest, ApiError> {
@@ -202,6 +206,7 @@ mod tests {
         let body = &best.bodies[0];
         assert_eq!((best.kept, body.choices, body.logprobs), (2, 4, Some(0)));
         assert!(!best.with_logprobs);
+        assert_eq!(request(&json!({"n": 2, "best_of": 0})).unwrap().bodies[0].choices, 2);
     }
 
     #[test]
@@ -220,6 +225,10 @@ mod tests {
             (json!({"best_of": 2, "stream": true}), "best_of"),
             (json!({"best_of": 9}), "best_of"),
             (json!({"echo": true, "logprobs": 1}), "echo"),
+            (
+                json!({"stream_options": {"continuous_usage_stats": true}}),
+                "stream_options.continuous_usage_stats",
+            ),
         ] {
             let error = request(&extra).unwrap_err();
             assert_eq!(error.openai_body()["error"]["param"], param, "{extra}");
