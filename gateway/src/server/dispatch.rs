@@ -9,7 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::body;
+use super::body::{self, ReadBody};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::guard::cors;
@@ -79,17 +79,11 @@ async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response
         app.caller.check_may_manage()?;
     }
     match route {
-        Route::ChatCompletions => {
-            openai::chat::serve(app, body::read(&app.room, incoming).await?).await
-        }
-        Route::Completions => {
-            openai::completions::serve(app, body::read(&app.room, incoming).await?).await
-        }
-        Route::Responses => {
-            openai::responses::create(app, body::read(&app.room, incoming).await?).await
-        }
+        Route::ChatCompletions => openai::chat::serve(app, read(app, incoming).await?).await,
+        Route::Completions => openai::completions::serve(app, read(app, incoming).await?).await,
+        Route::Responses => openai::responses::create(app, read(app, incoming).await?).await,
         Route::ResponseInputTokens => {
-            openai::responses::input_tokens(app, body::read(&app.room, incoming).await?).await
+            openai::responses::input_tokens(app, read(app, incoming).await?).await
         }
         Route::Response(id) if parts.method == Method::DELETE => {
             openai::responses::delete(app, &id)
@@ -99,35 +93,21 @@ async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response
             openai::responses::input_items(app, &id, parts.uri.query())
         }
         Route::ResponseCancel(id) => openai::responses::cancel(app, &id),
-        Route::OllamaChat => ollama::chat::serve(app, body::read(&app.room, incoming).await?).await,
-        Route::OllamaGenerate => {
-            ollama::generate::serve(app, body::read(&app.room, incoming).await?).await
-        }
-        Route::Show => ollama::show::serve(app, body::read(&app.room, incoming).await?).await,
-        Route::Copy => ollama::manage::copy(app, body::read(&app.room, incoming).await?).await,
-        Route::Delete => ollama::manage::delete(app, body::read(&app.room, incoming).await?).await,
-        Route::Pull => ollama::pull::serve(app, body::read(&app.room, incoming).await?).await,
-        Route::Create => ollama::create::serve(app, body::read(&app.room, incoming).await?).await,
+        Route::OllamaChat => ollama::chat::serve(app, read(app, incoming).await?).await,
+        Route::OllamaGenerate => ollama::generate::serve(app, read(app, incoming).await?).await,
+        Route::Show => ollama::show::serve(app, read(app, incoming).await?).await,
+        Route::Copy => ollama::manage::copy(app, read(app, incoming).await?).await,
+        Route::Delete => ollama::manage::delete(app, read(app, incoming).await?).await,
+        Route::Pull => ollama::pull::serve(app, read(app, incoming).await?).await,
+        Route::Create => ollama::create::serve(app, read(app, incoming).await?).await,
         Route::HasBlob(digest) => ollama::blobs::head(app, &digest).await,
         Route::PutBlob(digest) => ollama::blobs::post(app, &digest, incoming).await,
-        Route::OllamaEmbed => {
-            ollama::embed::embed(app, body::read(&app.room, incoming).await?).await
-        }
-        Route::OllamaEmbeddings => {
-            ollama::embed::embeddings(app, body::read(&app.room, incoming).await?).await
-        }
-        Route::Embeddings => {
-            openai::embeddings::serve(app, body::read(&app.room, incoming).await?).await
-        }
-        Route::Rerank(path) => {
-            openai::rerank::serve(app, path, body::read(&app.room, incoming).await?).await
-        }
-        Route::Tokenize => {
-            openai::tokenize::tokenize(app, body::read(&app.room, incoming).await?).await
-        }
-        Route::Detokenize => {
-            openai::tokenize::detokenize(app, body::read(&app.room, incoming).await?).await
-        }
+        Route::OllamaEmbed => ollama::embed::embed(app, read(app, incoming).await?).await,
+        Route::OllamaEmbeddings => ollama::embed::embeddings(app, read(app, incoming).await?).await,
+        Route::Embeddings => openai::embeddings::serve(app, read(app, incoming).await?).await,
+        Route::Rerank(path) => openai::rerank::serve(app, path, read(app, incoming).await?).await,
+        Route::Tokenize => openai::tokenize::tokenize(app, read(app, incoming).await?).await,
+        Route::Detokenize => openai::tokenize::detokenize(app, read(app, incoming).await?).await,
         Route::OpenApi => Ok(openai::openapi::serve()),
         Route::Models => openai::models::list(app).await,
         Route::Model(id) => openai::models::get(app, &id).await,
@@ -136,8 +116,8 @@ async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response
         Route::Tags => ollama::tags::list(app).await,
         Route::Ps => Ok(ollama::ps::list(app)),
         Route::Events => Ok(control::events::stream(app)),
-        Route::Load => control::load(app, body::read(&app.room, incoming).await?).await,
-        Route::Unload => control::unload(app, body::read(&app.room, incoming).await?).await,
+        Route::Load => control::load(app, read(app, incoming).await?).await,
+        Route::Unload => control::unload(app, read(app, incoming).await?).await,
         Route::Metrics => Ok(render_metrics(app)),
         Route::Health => Ok(http::text("text/plain; charset=utf-8", "ok\n")),
         Route::Ready => Ok(if app.fleet.snapshot().draining {
@@ -146,6 +126,10 @@ async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response
             http::text("text/plain; charset=utf-8", "ready\n")
         }),
     }
+}
+
+async fn read(app: &App, incoming: Incoming) -> Result<ReadBody, ApiError> {
+    body::read(&app.room, incoming).await
 }
 
 fn render_metrics(app: &App) -> Response<Body> {
