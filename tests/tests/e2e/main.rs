@@ -22,6 +22,7 @@ mod openai_chat;
 mod openai_completions;
 mod openai_responses;
 mod openai_suite;
+mod openapi;
 mod keys;
 mod real_model;
 mod real_encoder;
