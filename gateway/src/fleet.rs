@@ -152,6 +152,7 @@ impl Fleet {
             publisher,
             transitions: transitions.clone(),
             gone: HashMap::new(),
+            answers: Vec::new(),
             metrics: FleetMetrics,
             draining: false,
         };

@@ -50,6 +50,8 @@ pub struct FleetTask {
     pub(super) transitions: broadcast::Sender<Arc<Transition>>,
     /// Why workers went since the last time that something was published.
     pub(super) gone: HashMap<ModelName, StopReason>,
+    /// What to tell those who asked, once it is published.
+    pub(super) answers: Vec<(oneshot::Sender<Result<Link, Refusal>>, Result<Link, Refusal>)>,
     pub(super) metrics: FleetMetrics,
     pub(super) hang_timeout: Duration,
     pub(super) draining: bool,
@@ -99,6 +101,11 @@ impl FleetTask {
                 _tick = measure.tick(), if !self.crew.is_empty() => self.measure_all(),
             }
             self.publish();
+            // Whoever is told something finds it published when he looks.
+            for (answer, told) in self.answers.drain(..) {
+                // Whoever stopped waiting gives the place back by himself.
+                drop(answer.send(told));
+            }
         }
         // What is being written now may be older than what is known.
         while self.writer.join_next().await.is_some() {}
@@ -294,13 +301,12 @@ impl FleetTask {
                 let link = self.crew.get(&worker).and_then(|crew| crew.loaded.as_ref());
                 let answer = self.pending.remove(&ticket);
                 if let (Some(answer), Some(loaded)) = (answer, link) {
-                    // Whoever stopped waiting gives the place back by himself.
-                    drop(answer.send(Ok(loaded.link.clone())));
+                    self.answers.push((answer, Ok(loaded.link.clone())));
                 }
             }
             Effect::Refuse { ticket, refusal } => {
                 if let Some(answer) = self.pending.remove(&ticket) {
-                    drop(answer.send(Err(refusal)));
+                    self.answers.push((answer, Err(refusal)));
                 }
             }
             Effect::Gone { model, worker, reason } => self.gone(model, worker, reason),
