@@ -86,6 +86,9 @@ pub struct Fleet {
     tickets: Arc<AtomicU64>,
 }
 
+/// What somebody who asked for a worker is told.
+type Answer = Result<Link, Refusal>;
+
 #[derive(Debug)]
 enum Command {
     Acquire {
@@ -93,7 +96,7 @@ enum Command {
         ticket: TicketId,
         keep_alive: Option<KeepAlive>,
         wants: Wants,
-        answer: oneshot::Sender<Result<Link, Refusal>>,
+        answer: oneshot::Sender<Answer>,
     },
     Event(Event),
     Configure(Box<Settings>),

@@ -17,10 +17,10 @@ use super::child::{self, Spawner};
 use super::life::{Life, ORDERS_MAX, Order, Report};
 use super::link::{Link, Loss};
 use super::records::{self, Records};
-use super::scheduler::{Effect, Event, Need, Profile, Refusal, Scheduler, WorkerNews};
+use super::scheduler::{Effect, Event, Need, Profile, Scheduler, WorkerNews};
 use super::status::{self, Snapshot, Transition, WorkerFacts};
 use super::worker::{ProcessExit, SpawnReason, StopReason, TicketId, WorkerId};
-use super::{Command, Settings, WorkerSettings};
+use super::{Answer, Command, Settings, WorkerSettings};
 use crate::catalog::{self, Model};
 use crate::metrics::FleetMetrics;
 
@@ -37,7 +37,7 @@ pub struct FleetTask {
     pub(super) crew: HashMap<WorkerId, Crew>,
     /// The catalogue's entry that each model was last asked for with.
     pub(super) models: HashMap<ModelName, Arc<Model>>,
-    pub(super) pending: HashMap<TicketId, oneshot::Sender<Result<Link, Refusal>>>,
+    pub(super) pending: HashMap<TicketId, oneshot::Sender<Answer>>,
     pub(super) lives: JoinSet<()>,
     /// Writes the records, one at a time.
     pub(super) writer: JoinSet<()>,
@@ -51,7 +51,7 @@ pub struct FleetTask {
     /// Why workers went since the last time that something was published.
     pub(super) gone: HashMap<ModelName, StopReason>,
     /// What to tell those who asked, once it is published.
-    pub(super) answers: Vec<(oneshot::Sender<Result<Link, Refusal>>, Result<Link, Refusal>)>,
+    pub(super) answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     pub(super) metrics: FleetMetrics,
     pub(super) hang_timeout: Duration,
     pub(super) draining: bool,
