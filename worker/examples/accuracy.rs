@@ -3,7 +3,8 @@
 //! `scripts/accuracy` runs it: `accuracy LIBRARY MODEL.gguf TOKENS TEXT...`. Each text is read from
 //! its start, the tokens shared out evenly among them, each one predicted from those before it in
 //! its text. Printed per graph: mean KL divergence from the f32 graph, how often the best token is
-//! the same, perplexity, and how that differs.
+//! the same, perplexity, and how that differs, with the standard error of the difference: which tokens
+//! a text has moves it either way.
 
 use std::{env, num::NonZeroUsize, path::Path, thread};
 
@@ -117,6 +118,8 @@ struct Score {
     kl: f64,
     same_best: usize,
     surprise: f64,
+    /// Squares of how much more surprising each token was than to the f32 graph.
+    squares: f64,
 }
 
 fn score(runs: &mut [Run<'_>], ids: &[i64], scores: &mut [Score]) -> anyhow::Result<()> {
@@ -135,7 +138,9 @@ fn score(runs: &mut [Run<'_>], ids: &[i64], scores: &mut [Score]) -> anyhow::Res
                 score.tokens += 1;
                 score.kl += divergence(reference, row);
                 score.same_best += usize::from(best(reference) == best(row));
-                score.surprise -= row[usize::try_from(target)?];
+                let target = usize::try_from(target)?;
+                score.surprise -= row[target];
+                score.squares += (reference[target] - row[target]).powi(2);
             }
         }
     }
@@ -156,15 +161,18 @@ fn print(scores: &[Score; 3]) {
     let perplexity = |score: &Score| (score.surprise / score.tokens as f64).exp();
     let reference = perplexity(&scores[0]);
     println!("{} tokens", scores[0].tokens);
-    println!("graph      mean KL  same best  perplexity  against f32");
+    println!("graph      mean KL  same best  perplexity  against f32, standard error");
     for (name, score) in ["f32", "exact", "default"].iter().zip(scores) {
         let tokens = score.tokens as f64;
+        let mean = (score.surprise - scores[0].surprise) / tokens;
+        let error = ((score.squares / tokens - mean.powi(2)) / tokens).sqrt();
         println!(
-            "{name:<8} {:>9.5} {:>8.1} % {:>11.3} {:>+10.2} %",
+            "{name:<8} {:>9.5} {:>8.1} % {:>11.3} {:>+10.2} % ± {:.2} %",
             score.kl / tokens,
             100.0 * score.same_best as f64 / tokens,
             perplexity(score),
             100.0 * (perplexity(score) / reference - 1.0),
+            100.0 * error,
         );
     }
 }

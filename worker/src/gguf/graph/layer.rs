@@ -52,7 +52,7 @@ impl<'a> Builder<'a> {
         let stream = Stream { residual, addend: Some(addend) };
         let norm = format!("{block}.ffn_norm.weight");
         let (normed, gain, residual) = self.norm(&format!("{prefix}.ffn"), stream, &norm)?;
-        let gated = self.gated(index, normed, gain)?;
+        let gated = self.gated(index, normed.with_fixed_step(), gain)?;
         // The first and the last layer's are the largest, and what they lose is missed most.
         let is_outer = index == 0 || index + 1 == self.facts.layers;
         let gated = if is_outer { Activation::plain(gated) } else { self.spread(gated) };

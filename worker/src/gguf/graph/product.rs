@@ -22,27 +22,44 @@ pub(super) struct Activation {
     pub(super) is_even: bool,
     /// How many channels at a time were mixed among themselves, if any.
     pub(super) spread: Option<usize>,
+    /// Whether one step does for all rows: it has been normed, and what exceeds [`NORMED_MAX`] may
+    /// be cut.
+    has_fixed_step: bool,
     quantised: Option<Quantised>,
 }
 
-/// A value as `uint8` around 128, and each row's scale.
+/// A value as `uint8` around 128.
 #[derive(Debug, Clone)]
 struct Quantised {
     q: String,
-    scales: String,
+    /// What one is worth, for all rows alike.
+    step: &'static str,
+    /// What each row is multiplied by besides.
+    scales: Option<String>,
 }
+
+/// The largest size that is kept of a normed value with a fixed step. In the other basis such a value
+/// is close to a normal distribution of deviation one, so little lies beyond. Of 3.5 to 5 this lost
+/// least with SmolLM2: 0.0007 in KL divergence where every row has its own step, for 8 % of speed with
+/// one sequence. The norm before attention keeps its rows' own steps, because there it lost twice that.
+const NORMED_MAX: f32 = 4.0;
 
 impl Activation {
     pub(super) fn plain(name: String) -> Self {
-        Self { name, is_even: false, spread: None, quantised: None }
+        Self { name, is_even: false, spread: None, has_fixed_step: false, quantised: None }
     }
 
     pub(super) fn even(name: String) -> Self {
-        Self { name, is_even: true, spread: None, quantised: None }
+        Self { is_even: true, ..Self::plain(name) }
     }
 
     pub(super) fn spread(name: String, group: usize) -> Self {
-        Self { name, is_even: true, spread: Some(group), quantised: None }
+        Self { spread: Some(group), ..Self::even(name) }
+    }
+
+    /// The same value, quantised with one step for all rows if it is in the other basis.
+    pub(super) fn with_fixed_step(self) -> Self {
+        Self { has_fixed_step: self.is_even, ..self }
     }
 }
 
@@ -113,16 +130,20 @@ impl<'a> Builder<'a> {
 
     /// An integer product; afterwards each row gets its scale back.
     fn by_columns(&mut self, input: &mut Activation, matrix: Matrix<'a>, output: &str) {
-        let [q, scales, unscaled] =
-            ["weight", "scales", "unscaled"].map(|n| format!("{output}.{n}"));
+        let [q, scales] = ["weight", "scales"].map(|n| format!("{output}.{n}"));
         let (inputs, outputs) = (matrix.inputs, matrix.outputs());
         let first = slot(&q, DataType::Int8, vec![inputs, outputs]);
         let second = slot(&scales, DataType::Float, vec![outputs]);
         self.weight(first, Some(second), Work::Columns8(matrix));
         let rows = self.quantised(input);
-        let names = [rows.q.as_str(), &q, ROW_STEP, &scales, ROW_ZERO];
-        self.nodes.node((MS, "MatMulIntegerToFloat"), &names, &[&unscaled], &[]);
-        self.nodes.node((ONNX, "Mul"), &[&unscaled, &rows.scales], &[output], &[]);
+        let names = [rows.q.as_str(), &q, rows.step, &scales, ROW_ZERO];
+        let op = (MS, "MatMulIntegerToFloat");
+        let Some(row_scales) = rows.scales else {
+            return self.nodes.node(op, &names, &[output], &[]);
+        };
+        let unscaled = format!("{output}.unscaled");
+        self.nodes.node(op, &names, &[&unscaled], &[]);
+        self.nodes.node((ONNX, "Mul"), &[&unscaled, &row_scales], &[output], &[]);
     }
 
     fn by_blocks(&mut self, bits: usize, input: &str, matrix: Matrix<'a>, output: &str) {
@@ -171,8 +192,8 @@ impl<'a> Builder<'a> {
 
     /// The input as `uint8`, quantised once however many products read it.
     ///
-    /// Row by row: with one scale for all of them a sequence's tokens would depend on who else is in
-    /// the batch.
+    /// Row by row, or with a step that no row has a say in: with one scale taken from all of them a
+    /// sequence's tokens would depend on who else is in the batch.
     fn quantised(&mut self, input: &mut Activation) -> Quantised {
         if let Some(quantised) = &input.quantised {
             return quantised.clone();
@@ -182,12 +203,18 @@ impl<'a> Builder<'a> {
         let [size, largest, scaled, q] = names.each_ref().map(String::as_str);
         let name = input.name.as_str();
         let nodes = &mut self.nodes;
-        nodes.node((ONNX, "Abs"), &[name], &[size], &[]);
-        nodes.node((ONNX, "ReduceMax"), &[size, ROW_AXIS], &[largest], &[]);
-        // A row of zeroes becomes anything here, and zeroes again with its scale.
-        nodes.node((ONNX, "Div"), &[name, largest], &[scaled], &[]);
-        nodes.node((ONNX, "QuantizeLinear"), &[scaled, ROW_STEP, ROW_ZERO], &[q], &[]);
-        let quantised = Quantised { q: q.to_owned(), scales: largest.to_owned() };
+        let (step, scales) = if input.has_fixed_step {
+            nodes.node((ONNX, "QuantizeLinear"), &[name, NORMED_STEP, ROW_ZERO], &[q], &[]);
+            (NORMED_STEP, None)
+        } else {
+            nodes.node((ONNX, "Abs"), &[name], &[size], &[]);
+            nodes.node((ONNX, "ReduceMax"), &[size, ROW_AXIS], &[largest], &[]);
+            // A row of zeroes becomes anything here, and zeroes again with its scale.
+            nodes.node((ONNX, "Div"), &[name, largest], &[scaled], &[]);
+            nodes.node((ONNX, "QuantizeLinear"), &[scaled, ROW_STEP, ROW_ZERO], &[q], &[]);
+            (ROW_STEP, Some(largest.to_owned()))
+        };
+        let quantised = Quantised { q: q.to_owned(), step, scales };
         input.quantised = Some(quantised.clone());
         quantised
     }
@@ -195,6 +222,7 @@ impl<'a> Builder<'a> {
     /// Writes the constants that quantised activations need.
     pub(super) fn quantisation_constants(&mut self) {
         self.nodes.floats(ROW_STEP, &[], &[1.0 / 127.0]);
+        self.nodes.floats(NORMED_STEP, &[], &[NORMED_MAX / 127.0]);
         self.nodes.constant(ROW_ZERO, DataType::Uint8, &[], vec![128]);
         self.nodes.integers(ROW_AXIS, &[1], &[-1]);
     }
@@ -217,6 +245,7 @@ impl<'a> Builder<'a> {
     }
 }
 
+const NORMED_STEP: &str = "normed.step";
 const ROW_AXIS: &str = "row.axis";
 const ROW_STEP: &str = "row.step";
 const ROW_ZERO: &str = "row.zero";
