@@ -41,7 +41,8 @@ pub struct Config {
     pub models: Models,
     /// RAM that all workers together may take, in bytes; `None` sets no limit.
     pub memory: Option<u64>,
-    /// The devices' memory that they may take, in bytes; `None` sets no limit.
+    /// The devices' memory that they may take, in bytes; `None` is what the devices have, less a
+    /// reserve, where they tell.
     pub device_memory: Option<u64>,
     /// How many of them there may be; `None` sets no limit.
     pub max_models: Option<u32>,

@@ -2,16 +2,19 @@
 //!
 //! A request calls [`Fleet::acquire`] and gets a [`Lease`] or a [`Refusal`]. What is decided is
 //! decided by `scheduler.rs`; the [`FleetTask`] of `task.rs` feeds it events in order and carries
-//! its effects out, and is the one owner of every worker. `life.rs` owns one process, `child.rs`
-//! touches process APIs, `link.rs` the socket, `status.rs` what others may see, `records.rs` what
-//! workers took. Nothing in here knows HTTP or a dialect.
+//! its effects out, and is the one owner of every worker, with a `crew.rs` for each. `life.rs` owns one
+//! process, `child.rs` touches process APIs, `link.rs` the socket, `status.rs` what others may see,
+//! `records.rs` what workers took, `devices.rs` who asks the devices. Nothing in here knows HTTP or a
+//! dialect.
 
 mod place;
 mod task;
+mod crew;
 mod child;
 mod life;
 mod link;
 mod records;
+mod devices;
 pub mod memory;
 pub mod scheduler;
 pub mod status;
@@ -30,6 +33,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::child::Spawner;
+use self::devices::Devices;
 use self::link::Link;
 pub use self::link::{Loss, Replies, Reply, SendError};
 use self::place::Place;
@@ -130,17 +134,18 @@ impl Fleet {
     /// Prepares a fleet without workers. It does nothing until the task is run.
     ///
     /// # Errors
-    /// An I/O error if the thread that spawns workers can't be started.
+    /// An I/O error if the threads that spawn workers and ask devices can't be started.
     pub fn new(rules: Rules, workers: WorkerSettings) -> std::io::Result<(Self, FleetTask)> {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (reports, news) = mpsc::channel(REPORTS_MAX);
         let (publisher, snapshot) = watch::channel(Arc::default());
-        let hang_timeout = rules.hang_timeout;
         let (transitions, _nobody_yet) = broadcast::channel(TRANSITIONS_MAX);
         let task = FleetTask {
-            scheduler: Scheduler::new(rules),
+            scheduler: Scheduler::new(rules.clone()),
+            rules,
             records: Records::open(workers.records.clone()),
             workers,
+            devices: Devices::start()?,
             spawner: Spawner::start()?,
             crew: HashMap::new(),
             models: HashMap::new(),
@@ -148,7 +153,6 @@ impl Fleet {
             lives: JoinSet::new(),
             writer: JoinSet::new(),
             tasks: HashMap::new(),
-            hang_timeout,
             inbox,
             reports,
             news,

@@ -1,7 +1,5 @@
 //! Small pieces of every HTTP answer: JSON, streams, errors, ids, dates.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
@@ -101,6 +99,5 @@ pub fn new_id(prefix: &str) -> String {
 /// Now, as OpenAI dates things.
 #[must_use]
 pub fn unix_seconds() -> u32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
+    u32::try_from(crate::wall::now().as_second()).unwrap_or(u32::MAX)
 }

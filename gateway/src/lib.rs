@@ -38,4 +38,5 @@ pub mod control;
 pub mod stream;
 pub mod http;
 pub mod error;
+pub mod wall;
 pub mod metrics;

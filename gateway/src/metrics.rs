@@ -40,6 +40,7 @@ const WORKER_DEVICE: &str = "hearth_worker_device_memory_bytes";
 const MEMORY_BUDGET: &str = "hearth_memory_budget_bytes";
 const MEMORY_HELD: &str = "hearth_memory_held_bytes";
 const DEVICE_BUDGET: &str = "hearth_device_memory_budget_bytes";
+const DEVICE_TOTAL: &str = "hearth_device_memory_bytes";
 const DEVICE_HELD: &str = "hearth_device_memory_held_bytes";
 const SLOTS_IN_USE: &str = "hearth_slots_in_use_ratio";
 const WORKER_DEADLINE: &str = "hearth_worker_keep_alive_deadline_timestamp_seconds";
@@ -115,6 +116,7 @@ fn describe() {
     describe_gauge!(MEMORY_BUDGET, "Memory that all workers together may take; +Inf is no limit.");
     describe_gauge!(MEMORY_HELD, "Memory that all workers together take or were promised.");
     describe_gauge!(DEVICE_BUDGET, "Device memory that all workers may take; +Inf is no limit.");
+    describe_gauge!(DEVICE_TOTAL, "Memory that each device has, where the driver tells.");
     describe_gauge!(DEVICE_HELD, "Device memory that all workers together take or were promised.");
     describe_gauge!(
         SLOTS_IN_USE,
@@ -335,6 +337,9 @@ pub fn observe(snapshot: &Snapshot, connections: usize) {
     gauge!(MEMORY_HELD).set(bytes(held.memory));
     gauge!(DEVICE_BUDGET).set(limit(snapshot.budget.device));
     gauge!(DEVICE_HELD).set(bytes(held.device));
+    for (device, total) in snapshot.devices.iter().enumerate() {
+        gauge!(DEVICE_TOTAL, "device" => device.to_string()).set(bytes(*total));
+    }
     gauge!(RUNNING_TOTAL).set(as_f64(running));
     gauge!(QUEUED_TOTAL).set(as_f64(queued));
 }
@@ -352,13 +357,12 @@ fn observe_model(status: &ModelStatus) {
     gauge!(WAITING, "model" => model.clone()).set(as_f64(status.view.queued));
     let resident = status.resident_bytes().unwrap_or(0);
     gauge!(WORKER_RESIDENT, "model" => model.clone()).set(bytes(resident));
-    let device = status.worker.card.as_ref().and_then(|card| card.device_bytes).unwrap_or(0);
+    let device = status.worker.device_bytes.unwrap_or(0);
     gauge!(WORKER_DEVICE, "model" => model.clone()).set(bytes(device));
     let deadline = match phase.map(|phase| phase.next) {
         Some(NextView::At(Some(at))) => {
             let remaining = at.saturating_duration_since(Instant::now());
-            let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-            (now + remaining).as_secs_f64()
+            crate::wall::now().as_duration().as_secs_f64() + remaining.as_secs_f64()
         }
         Some(NextView::At(None)) => f64::INFINITY,
         Some(NextView::After(_) | NextView::Leaving | NextView::Retry(_)) | None => 0.0,

@@ -57,6 +57,8 @@ pub struct Gateway {
 pub struct Home {
     dir: TempDir,
     programs: Programs,
+    /// What the shell does before it becomes a fake worker.
+    before_workers: String,
 }
 
 impl Home {
@@ -68,7 +70,14 @@ impl Home {
     pub fn new(programs: Programs) -> Self {
         let dir = tempfile::tempdir().expect("there is a temporary directory");
         std::fs::create_dir(dir.path().join("models")).expect("it is ours");
-        Self { dir, programs }
+        Self { dir, programs, before_workers: String::new() }
+    }
+
+    /// Has the shell do something in each fake worker's process before it becomes one.
+    #[must_use]
+    pub fn before_workers(mut self, script: &str) -> Self {
+        self.before_workers = script.to_owned();
+        self
     }
 
     /// Where it is.
@@ -117,7 +126,8 @@ impl Home {
         let stage = Stage::new(self.path());
         let flags: Vec<String> = flags.iter().map(|flag| quoted(flag)).collect();
         let text = format!(
-            "#!/bin/sh\nexec {} --control {} {} \"$@\"\n",
+            "#!/bin/sh\n{}\nexec {} --control {} {} \"$@\"\n",
+            self.before_workers,
             quoted(self.programs.fake_worker),
             quoted(&stage.path().to_string_lossy()),
             flags.join(" ")

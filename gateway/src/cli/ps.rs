@@ -35,7 +35,7 @@ pub(super) async fn ps(arguments: Arguments) -> Result<(), Failure> {
     let text = if arguments.json {
         format!("{answer:#}\n")
     } else {
-        table(&answer, &prefix, jiff::Timestamp::now())
+        table(&answer, &prefix, crate::wall::now())
     };
     print(&text)
 }
@@ -54,7 +54,7 @@ async fn watch(prefix: &str) -> Result<(), Failure> {
     let mut changes = client.follow("/api/events").await?.into_body();
     let terminal = std::io::stdout().is_terminal();
     loop {
-        let table = table(&client.get("/api/ps").await?, prefix, jiff::Timestamp::now());
+        let table = table(&client.get("/api/ps").await?, prefix, crate::wall::now());
         print(&if terminal { format!("{CLEAR}{table}") } else { format!("{table}\n") })?;
         loop {
             match tokio::time::timeout(REDRAW_EVERY, changes.frame()).await {

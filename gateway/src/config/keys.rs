@@ -57,7 +57,11 @@ pub const KEYS: [Key; 29] = [
         Kind::Text,
         "RAM for all models together: 8GiB, or 75% [what there is, less a tenth]",
     ),
-    key("device_memory", Kind::Text, "devices' memory for all models together: 8GiB [no limit]"),
+    key(
+        "device_memory",
+        Kind::Text,
+        "a device's memory for all models: 8GiB [what it has, less a tenth]",
+    ),
     key("max_models", Kind::Number, "models loaded at once [no limit]"),
     key("swap_after", Kind::Text, "how long a model waits for room before busy ones yield [10s]"),
     key("max_queue", Kind::Number, "requests that may wait per model [512]"),

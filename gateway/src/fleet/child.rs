@@ -14,6 +14,7 @@ mod linux;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -23,6 +24,10 @@ use super::worker::ProcessExit;
 pub(super) use self::linux::Spawner;
 #[cfg(not(target_os = "linux"))]
 pub(super) use self::portable::Spawner;
+
+/// How long what a process said last may take to be read, once it is gone. Its whole group is dead
+/// by then, so that only one that left its group can hold the pipe open.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// What to start. The environment is all that the worker gets.
 #[derive(Debug, Clone)]
@@ -43,6 +48,10 @@ pub(super) struct Child {
     pid: u32,
     signals: Signals,
     exit: oneshot::Receiver<ProcessExit>,
+    /// How it ended, before what it said last was read.
+    ended: Option<ProcessExit>,
+    /// Whether its standard error told of memory that it was not given; known at the end of it.
+    starved: oneshot::Receiver<bool>,
 }
 
 #[derive(Debug)]
@@ -84,7 +93,26 @@ impl Child {
     /// # Cancel safety
     /// Safe: the exit is kept until somebody takes it. Call it no more after it returned.
     pub(super) async fn exited(&mut self) -> ProcessExit {
-        (&mut self.exit).await.unwrap_or(ProcessExit::Unknown)
+        let exit = match self.ended {
+            Some(exit) => exit,
+            None => (&mut self.exit).await.unwrap_or(ProcessExit::Unknown),
+        };
+        self.ended = Some(exit);
+        let may_have_starved = match exit {
+            // SIGABRT is how a failed allocation ends, SIGSEGV how one ends that was not checked.
+            ProcessExit::Signal(6 | 11) | ProcessExit::Code(1..) => true,
+            ProcessExit::Code(_)
+            | ProcessExit::Signal(_)
+            | ProcessExit::OutOfMemory
+            | ProcessExit::AllocationFailed
+            | ProcessExit::Unknown => false,
+        };
+        if may_have_starved
+            && matches!(tokio::time::timeout(LAST_LINES, &mut self.starved).await, Ok(Ok(true)))
+        {
+            return ProcessExit::AllocationFailed;
+        }
+        exit
     }
 }
 
@@ -148,6 +176,18 @@ pub(super) fn peak_resident_bytes(pid: u32) -> Option<u64> {
     {
         let _ = pid;
         None
+    }
+}
+
+/// Has the system count the most memory of process `pid` anew from what it takes now. Gives whether
+/// it does.
+pub(super) fn forget_peak(pid: u32) -> bool {
+    #[cfg(target_os = "linux")]
+    return linux::forget_peak(pid);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = pid;
+        false
     }
 }
 

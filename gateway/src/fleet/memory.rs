@@ -1,6 +1,7 @@
 //! How much memory this machine, or this container, has.
 //!
-//! Asked once, at the start, for the default of the budget.
+//! Asked once, at the start, for the default of the budget. Of a device's memory the same part is left
+//! to others.
 
 /// Of what there is, so much is left to the system and to others: a tenth, within these bounds.
 const RESERVE_MIN: u64 = 256 << 20;
@@ -17,7 +18,7 @@ pub fn default_budget() -> Option<u64> {
     total.map(less_a_reserve)
 }
 
-fn less_a_reserve(total: u64) -> u64 {
+pub(super) fn less_a_reserve(total: u64) -> u64 {
     // In a small container even the least reserve would be more than half.
     let reserve = (total / 10).clamp(RESERVE_MIN, RESERVE_MAX).min(total / 2);
     total - reserve

@@ -6,6 +6,7 @@
 //! no more than a memory: one that is damaged is forgotten.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hearth_shared::ids::ModelName;
@@ -59,6 +60,8 @@ pub(super) struct Records {
     file: PathBuf,
     entries: BTreeMap<ModelName, Entry>,
     changed: bool,
+    /// Whether the last write failed, which is told once.
+    failing: bool,
 }
 
 impl Records {
@@ -72,7 +75,7 @@ impl Records {
             }),
             Err(_not_there_yet) => BTreeMap::new(),
         };
-        Self { file, entries, changed: false }
+        Self { file, entries, changed: false, failing: false }
     }
 
     /// What the model took with this fingerprint.
@@ -111,16 +114,41 @@ impl Records {
         let bytes = serde_json::to_vec_pretty(&self.entries).expect("names and numbers are JSON");
         Some((self.file.clone(), bytes))
     }
+
+    /// Heeds how a write ended. Serving goes on in any case: what could not be written is tried
+    /// again with the next look at the workers, and if it never works, the first load after the next
+    /// start is reckoned from its files.
+    pub(super) fn written(&mut self, outcome: io::Result<()>) {
+        let path = self.file.display();
+        match outcome {
+            Ok(()) if self.failing => tracing::info!(%path, "what models take is written again"),
+            Ok(()) => {}
+            Err(error) => {
+                self.changed = true;
+                if !self.failing {
+                    tracing::warn!(%path, %error, "what models take can't be written down");
+                }
+                self.failing = true;
+                return;
+            }
+        }
+        self.failing = false;
+    }
 }
 
 /// Writes a file whole or not at all. Blocks.
-pub(super) fn write(file: &Path, bytes: &[u8]) {
+///
+/// # Errors
+/// What the system says; the file is as it was, and nothing lies beside it.
+pub(super) fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = file.with_extension("new");
     let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, file));
-    if let Err(error) = written {
-        // The next load is reckoned from its files again; serving goes on.
-        tracing::warn!(path = %file.display(), %error, "what models take can't be written down");
+    if written.is_err() {
+        // Half of it on a full disk helps nobody. If not even that can be removed, the next write
+        // begins with it.
+        let _ = std::fs::remove_file(&draft);
     }
+    written
 }
 
 fn key(fingerprint: &str) -> String {
@@ -176,7 +204,7 @@ mod tests {
         records.note(&m, "files", 200, need(150));
         let (path, bytes) = records.take_unwritten().unwrap();
         assert_eq!(records.take_unwritten(), None);
-        write(&path, &bytes);
+        records.written(write(&path, &bytes));
         let mut records = Records::open(file.clone());
         let record = records.of(&m, "files").unwrap();
         assert_eq!((record.load(), record.settled()), (need(300), need(150)));
@@ -185,6 +213,26 @@ mod tests {
         assert_eq!(records.take_unwritten(), None, "hardly more");
         std::fs::write(&file, "{").unwrap();
         assert_eq!(Records::open(file).of(&m, "files"), None);
+    }
+
+    #[test]
+    fn what_could_not_be_written_leaves_nothing_behind_and_is_tried_again() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("memory.json");
+        // A directory in its place can't be replaced by a file.
+        std::fs::create_dir(&file).unwrap();
+        let mut records = Records::open(file.clone());
+        records.note(&"m".parse().unwrap(), "files", 300, need(100));
+        for _ in 0..2 {
+            let (path, bytes) = records.take_unwritten().unwrap();
+            records.written(write(&path, &bytes));
+            assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1);
+        }
+        std::fs::remove_dir(&file).unwrap();
+        let (path, bytes) = records.take_unwritten().unwrap();
+        records.written(write(&path, &bytes));
+        assert_eq!(records.take_unwritten(), None);
+        assert_eq!(std::fs::read(&file).unwrap(), bytes);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub draining: bool,
     /// What all workers together may take.
     pub budget: Budget,
+    /// Bytes that each device has, where their driver tells.
+    pub devices: Vec<u64>,
 }
 
 impl Snapshot {
@@ -88,7 +90,7 @@ pub(super) fn transitions(
         });
         let gone = gone.get(&status.view.name).cloned();
         if !same || gone.is_some() {
-            let at = jiff::Timestamp::now();
+            let at = crate::wall::now();
             changes.push(Transition { at, before: before.cloned(), now: status.clone(), gone });
         }
     }
@@ -118,6 +120,8 @@ pub struct WorkerFacts {
     pub card: Option<Arc<ModelCard>>,
     /// When it had loaded it.
     pub loaded_at: Option<jiff::Timestamp>,
+    /// Bytes of the devices' memory, as their driver tells.
+    pub device_bytes: Option<u64>,
     /// Tokens that it generated in the last second.
     pub tokens_per_second: f64,
 }

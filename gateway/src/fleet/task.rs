@@ -1,46 +1,52 @@
 //! The one task that owns every worker: it feeds the scheduler events in order, carries its effects
-//! out, measures what workers take, and publishes what others may see.
+//! out, has workers and devices looked at, and publishes what others may see.
 //!
-//! Started once, by `cli/serve.rs`. It decides nothing itself.
+//! Started once, by `cli/serve.rs`. It decides nothing itself. What belongs to a single worker is in
+//! `crew.rs`.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::{LoadSpec, ModelCard};
+use hearth_shared::protocol::LoadSpec;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::child::{self, Spawner};
+use super::child::Spawner;
+use super::crew::{Crew, Seen};
+use super::devices::Devices;
 use super::life::{Life, ORDERS_MAX, Order, Report};
-use super::link::{Link, Loss};
 use super::records::{self, Records};
-use super::scheduler::{Effect, Event, Need, Profile, Scheduler, WorkerNews};
-use super::status::{self, Snapshot, Transition, WorkerFacts};
+use super::scheduler::{Effect, Event, Profile, Rules, Scheduler, WorkerNews};
+use super::status::{self, Snapshot, Transition};
 use super::worker::{ProcessExit, SpawnReason, StopReason, TicketId, WorkerId};
 use super::{Answer, Command, Settings, WorkerSettings};
 use crate::catalog::{self, Model};
 use crate::metrics::FleetMetrics;
 
 /// How often workers are looked at while there are any.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The one task that owns every worker.
 #[derive(Debug)]
 pub struct FleetTask {
     pub(super) scheduler: Scheduler,
+    /// As they are configured; what they leave open is filled in for the scheduler.
+    pub(super) rules: Rules,
     pub(super) workers: WorkerSettings,
     pub(super) spawner: Spawner,
     pub(super) records: Records,
+    pub(super) devices: Devices,
     pub(super) crew: HashMap<WorkerId, Crew>,
     /// The catalogue's entry that each model was last asked for with.
     pub(super) models: HashMap<ModelName, Arc<Model>>,
     pub(super) pending: HashMap<TicketId, oneshot::Sender<Answer>>,
     pub(super) lives: JoinSet<()>,
     /// Writes the records, one at a time.
-    pub(super) writer: JoinSet<()>,
+    pub(super) writer: JoinSet<io::Result<()>>,
     /// Whose life each task is.
     pub(super) tasks: HashMap<task::Id, (ModelName, WorkerId)>,
     pub(super) inbox: mpsc::Receiver<Command>,
@@ -53,39 +59,14 @@ pub struct FleetTask {
     /// What to tell those who asked, once it is published.
     pub(super) answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     pub(super) metrics: FleetMetrics,
-    pub(super) hang_timeout: Duration,
     pub(super) draining: bool,
-}
-
-/// What belongs to one worker beside its state.
-#[derive(Debug)]
-pub(super) struct Crew {
-    model: Arc<Model>,
-    fingerprint: String,
-    orders: mpsc::Sender<Order>,
-    spawned: Instant,
-    pid: Option<u32>,
-    loaded: Option<Loaded>,
-    takes: Need,
-    /// Tokens that it had generated when it was last looked at, when that was, and how many it
-    /// generates in a second.
-    tokens: (u64, Instant, f64),
-}
-
-#[derive(Debug)]
-struct Loaded {
-    link: Link,
-    card: Arc<ModelCard>,
-    at: jiff::Timestamp,
-    /// The most that it took until then.
-    load_peak: u64,
 }
 
 impl FleetTask {
     /// Runs until the fleet was drained and the last worker is gone.
     pub async fn run(mut self) {
-        let mut measure = tokio::time::interval(MEASURE_EVERY);
-        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !(self.draining && self.scheduler.is_empty() && self.lives.is_empty()) {
             let deadline = self.scheduler.next_deadline();
             tokio::select! {
@@ -95,10 +76,13 @@ impl FleetTask {
                 Some(report) = self.news.recv() => self.hear(report),
                 Some(command) = self.inbox.recv() => self.obey(command),
                 Some(ended) = self.lives.join_next_with_id() => self.bury(ended),
-                Some(_written) = self.writer.join_next() => self.write_records(),
+                Some(written) = self.writer.join_next() => {
+                    self.records.written(written.unwrap_or_else(|panic| Err(panic.into())));
+                }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)),
                     if deadline.is_some() => self.give(Event::Tick),
-                _tick = measure.tick(), if !self.crew.is_empty() => self.measure_all(),
+                Some(_figures) = self.devices.answered() => self.heed_devices(),
+                _look = looks.tick(), if !self.crew.is_empty() => self.look_at_all(),
             }
             self.publish();
             // Whoever is told something finds it published when he looks.
@@ -148,8 +132,8 @@ impl FleetTask {
             }
             Command::Configure(settings) => {
                 let Settings { rules, models } = *settings;
-                self.hang_timeout = rules.hang_timeout;
-                self.scheduler.set_rules(rules);
+                self.rules = rules;
+                self.follow_rules();
                 self.workers.models = models;
                 for model in self.models.values().cloned().collect::<Vec<_>>() {
                     self.revise(&model);
@@ -211,63 +195,59 @@ impl FleetTask {
                     && let Some(crew) = self.crew.get(&worker)
                 {
                     self.metrics.loaded(&crew.model.name, crew.spawned.elapsed());
-                    self.measure(worker);
+                    self.look_at(worker);
                 }
             }
             Report::Spawned { worker, pid } => {
                 if let Some(crew) = self.crew.get_mut(&worker) {
-                    crew.pid = Some(pid);
+                    crew.has_process(pid);
                 }
             }
             Report::Loaded { worker, link, card } => {
                 if let Some(crew) = self.crew.get_mut(&worker) {
-                    tracing::info!(
-                        model = %crew.model.name,
-                        worker = %worker,
-                        architecture = card.architecture,
-                        provider = card.execution_provider.as_str(),
-                        context_length = card.context_length,
-                        slots = card.slots,
-                        runtime = card.runtime_version,
-                        "worker ready"
-                    );
-                    let at = jiff::Timestamp::now();
-                    let load_peak = crew.pid.and_then(child::peak_resident_bytes).unwrap_or(0);
-                    crew.loaded = Some(Loaded { link, card: Arc::new(*card), at, load_peak });
+                    crew.has_loaded(worker, link, *card);
                 }
             }
         }
     }
 
-    fn measure_all(&mut self) {
-        for worker in self.crew.keys().copied().collect::<Vec<_>>() {
-            self.measure(worker);
+    /// The rules as the scheduler needs them: what nobody said is what the devices have.
+    fn follow_rules(&mut self) {
+        let mut rules = self.rules.clone();
+        rules.budget.device = rules.budget.device.or(self.devices.figures().default_budget());
+        self.scheduler.set_rules(rules);
+    }
+
+    fn heed_devices(&mut self) {
+        self.follow_rules();
+        self.look_at_each();
+        self.give(Event::Tick);
+    }
+
+    fn look_at_all(&mut self) {
+        // Nobody else's memory is on a device, and an idle driver is best left alone.
+        if self.crew.values().any(Crew::is_on_a_device) {
+            self.devices.ask(Instant::now());
         }
+        self.look_at_each();
         self.write_records();
     }
 
-    fn measure(&mut self, worker: WorkerId) {
-        let Some(crew) = self.crew.get_mut(&worker) else { return };
-        let Some(memory) = crew.pid.and_then(child::resident_bytes) else { return };
-        let card = crew.loaded.as_ref().map(|loaded| &loaded.card);
-        let device = card.and_then(|card| card.device_bytes).unwrap_or(0);
-        let takes = Need { memory, device };
-        if let Some(loaded) = &crew.loaded {
-            let (before, since, _) = crew.tokens;
-            let (tokens, now) = (loaded.link.tokens(), Instant::now());
-            let elapsed = now.duration_since(since);
-            if elapsed >= MEASURE_EVERY / 2 {
-                #[expect(clippy::cast_precision_loss, reason = "a rate is no exact number")]
-                let per_second = (tokens - before) as f64 / elapsed.as_secs_f64();
-                crew.tokens = (tokens, now, per_second);
-            }
-            let name = &crew.model.name;
-            self.records.note(name, &crew.fingerprint, loaded.load_peak, takes);
+    fn look_at_each(&mut self) {
+        for worker in self.crew.keys().copied().collect::<Vec<_>>() {
+            self.look_at(worker);
         }
-        if crew.takes != takes {
-            crew.takes = takes;
-            let (model, news) = (crew.model.name.clone(), WorkerNews::Measured(takes));
-            self.give(Event::Worker { model, worker, news });
+    }
+
+    fn look_at(&mut self, worker: WorkerId) {
+        let Some(crew) = self.crew.get_mut(&worker) else { return };
+        let (takes, seen) = crew.look(self.devices.figures());
+        let model = crew.model.name.clone();
+        if let Some(Seen { load_peak, takes }) = seen {
+            self.records.note(&model, &crew.fingerprint, load_peak, takes);
+        }
+        if let Some(takes) = takes {
+            self.give(Event::Worker { model, worker, news: WorkerNews::Measured(takes) });
         }
     }
 
@@ -292,16 +272,15 @@ impl FleetTask {
             Effect::Terminate { worker } => self.send_order(worker, Order::Terminate),
             Effect::Kill { worker } => self.send_order(worker, Order::Kill),
             Effect::CutOff { worker } => {
-                let crew = self.crew.get(&worker);
-                if let Some(loaded) = crew.and_then(|crew| crew.loaded.as_ref()) {
-                    loaded.link.close(Loss::Unloaded);
+                if let Some(crew) = self.crew.get(&worker) {
+                    crew.cut_off();
                 }
             }
             Effect::Grant { ticket, worker } | Effect::Warm { ticket, worker } => {
-                let link = self.crew.get(&worker).and_then(|crew| crew.loaded.as_ref());
+                let link = self.crew.get(&worker).and_then(Crew::link);
                 let answer = self.pending.remove(&ticket);
-                if let (Some(answer), Some(loaded)) = (answer, link) {
-                    self.answers.push((answer, Ok(loaded.link.clone())));
+                if let (Some(answer), Some(link)) = (answer, link) {
+                    self.answers.push((answer, Ok(link.clone())));
                 }
             }
             Effect::Refuse { ticket, refusal } => {
@@ -347,39 +326,26 @@ impl FleetTask {
             environment: self.workers.environment.clone(),
             spec,
             spawner: self.spawner.clone(),
-            hang_timeout: self.hang_timeout,
+            hang_timeout: self.rules.hang_timeout,
             reports: self.reports.clone(),
             orders: inbox,
         };
         let why = reason.label();
         tracing::info!(model = %name, worker = %worker, reason = why, "starting a worker");
         self.metrics.spawned(name, reason);
-        let spawned = Instant::now();
-        let (pid, loaded, takes) = (None, None, Need::default());
-        let tokens = (0, spawned, 0.0);
-        let crew = Crew { model, fingerprint, orders, spawned, pid, loaded, takes, tokens };
-        self.crew.insert(worker, crew);
+        self.crew.insert(worker, Crew::new(model, fingerprint, orders));
         let id = self.lives.spawn(life.live()).id();
         self.tasks.insert(id, (name.clone(), worker));
     }
 
     fn send_order(&self, worker: WorkerId, order: Order) {
-        if let Some(crew) = self.crew.get(&worker)
-            && let Err(error) = crew.orders.try_send(order)
-        {
-            tracing::debug!(worker = %worker, %error, "the worker is gone already");
+        if let Some(crew) = self.crew.get(&worker) {
+            crew.order(worker, order);
         }
     }
 
     fn publish(&mut self) {
-        let facts = |worker: WorkerId| {
-            self.crew.get(&worker).map(|crew| WorkerFacts {
-                pid: crew.pid,
-                card: crew.loaded.as_ref().map(|loaded| Arc::clone(&loaded.card)),
-                loaded_at: crew.loaded.as_ref().map(|loaded| loaded.at),
-                tokens_per_second: crew.tokens.2,
-            })
-        };
+        let facts = |worker: WorkerId| self.crew.get(&worker).map(Crew::facts);
         let models = self.scheduler.view().map(|view| {
             let facts = view.phase.as_ref().and_then(|phase| phase.worker).and_then(facts);
             let entry = Arc::clone(self.models.get(&view.name).expect("it was asked for"));
@@ -389,6 +355,7 @@ impl FleetTask {
             models: models.collect(),
             draining: self.draining,
             budget: self.scheduler.budget(),
+            devices: self.devices.figures().totals.clone(),
         };
         let gone = std::mem::take(&mut self.gone);
         let before = self.publisher.send_replace(Arc::new(snapshot));

@@ -232,6 +232,8 @@ pub enum ProcessExit {
     Signal(i32),
     /// The system killed it because memory had run out.
     OutOfMemory,
+    /// It gave up because it was not given the memory that it asked for, and said so.
+    AllocationFailed,
     /// Nobody knows: waiting for it failed.
     Unknown,
 }
@@ -244,8 +246,36 @@ impl fmt::Display for ProcessExit {
                 None => write!(f, "exit code {code}"),
             },
             Self::OutOfMemory => f.write_str("the system killed it, because memory ran out"),
-            Self::Signal(number) => write!(f, "signal {number}"),
+            Self::AllocationFailed => {
+                f.write_str("it was not given the memory that it asked for, and gave up")
+            }
+            Self::Signal(number) => match meaning(*number) {
+                Some(meaning) => write!(f, "signal {number}, {meaning}"),
+                None => write!(f, "signal {number}"),
+            },
             Self::Unknown => f.write_str("exit status unknown"),
+        }
+    }
+}
+
+/// What a signal that ends a process mostly means, by its number on Linux, where numbers are told.
+fn meaning(signal: i32) -> Option<&'static str> {
+    match signal {
+        4 => Some("SIGILL: it used an instruction that this processor does not have"),
+        6 => Some("SIGABRT: it gave itself up; its last lines in the log say why"),
+        7 => Some("SIGBUS: a file that it had open was cut short, or can't be read"),
+        9 => Some("SIGKILL: somebody killed it, or the system did because memory ran out"),
+        11 => Some("SIGSEGV: it touched memory that is not its own"),
+        _ => None,
+    }
+}
+
+impl ProcessExit {
+    /// Whether it ended for want of memory.
+    fn is_out_of_memory(self) -> bool {
+        match self {
+            Self::OutOfMemory | Self::AllocationFailed => true,
+            Self::Code(_) | Self::Signal(_) | Self::Unknown => false,
         }
     }
 }
@@ -283,8 +313,7 @@ impl WorkerFailure {
         match self {
             Self::Spawn(_) => "spawn_failed",
             Self::Load(_) => "load_failed",
-            Self::ExitedDuringLoad(ProcessExit::OutOfMemory)
-            | Self::Crashed(ProcessExit::OutOfMemory) => "oom",
+            Self::ExitedDuringLoad(exit) | Self::Crashed(exit) if exit.is_out_of_memory() => "oom",
             Self::ExitedDuringLoad(_) | Self::Crashed(_) => "crashed",
             Self::LoadStalled(_) => "load_stalled",
             Self::Hung(_) => "hung",
@@ -297,7 +326,7 @@ impl WorkerFailure {
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::Load(failure) => failure.kind == LoadFailureKind::OutOfMemory,
-            Self::ExitedDuringLoad(exit) | Self::Crashed(exit) => *exit == ProcessExit::OutOfMemory,
+            Self::ExitedDuringLoad(exit) | Self::Crashed(exit) => exit.is_out_of_memory(),
             Self::Spawn(_) | Self::LoadStalled(_) | Self::Hung(_) | Self::Protocol(_) => false,
         }
     }

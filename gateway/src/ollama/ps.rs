@@ -127,7 +127,7 @@ struct Clocks {
 
 impl Clocks {
     fn now() -> Self {
-        Self { now: Instant::now(), wall: jiff::Timestamp::now() }
+        Self { now: Instant::now(), wall: crate::wall::now() }
     }
 }
 
@@ -178,7 +178,7 @@ fn process<'a>(
         // Weights are the least that a device holds, where nobody has measured it. The process's
         // RAM, which is something else, is in `size_resident`; clients divide these two.
         Some(ExecutionProvider::Cuda | ExecutionProvider::DirectMl) => {
-            let device = card.and_then(|card| card.device_bytes).unwrap_or(status.model.size_bytes);
+            let device = status.worker.device_bytes.unwrap_or(status.model.size_bytes);
             (device, device)
         }
         Some(ExecutionProvider::Cpu | ExecutionProvider::Auto) | None => {
@@ -210,7 +210,7 @@ fn process<'a>(
         last_error: status.view.last_failure.as_ref().map(ToString::to_string),
         pinned: status.view.pinned,
         size_held: status.view.holds.map_or(0, |need| need.memory),
-        size_device: card.and_then(|card| card.device_bytes),
+        size_device: status.worker.device_bytes,
         tokens_per_second: status.worker.tokens_per_second,
         leaving: phase.and_then(|phase| phase.leaving),
         reclaiming: status.is_reclaiming(),

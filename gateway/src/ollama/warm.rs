@@ -46,7 +46,7 @@ async fn warm(
     meter.set_outcome(Outcome::Ok);
     Ok(http::json(&json!({
         "model": ask.model,
-        "created_at": date(jiff::Timestamp::now()),
+        "created_at": date(crate::wall::now()),
         field: empty,
         "done": true,
         "done_reason": done,

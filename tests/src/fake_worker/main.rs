@@ -23,8 +23,8 @@ use hearth_shared::codec::{FrameBuffer, MAX_FRAME_BYTES, encode};
 use hearth_shared::endpoint;
 use hearth_shared::ids::RequestId;
 use hearth_shared::protocol::{
-    ExecutionProvider, FromWorker, LINK_TOKEN_VARIABLE, LinkToken, LoadFailure, LoadFailureKind,
-    LoadStage, ModelCard, ModelKind, PROTOCOL_VERSION, ToWorker, Work,
+    FromWorker, LINK_TOKEN_VARIABLE, LinkToken, LoadFailure, LoadFailureKind, LoadStage, ModelCard,
+    ModelKind, PROTOCOL_VERSION, ToWorker, Work,
 };
 use interprocess::local_socket::Stream;
 
@@ -140,7 +140,7 @@ impl Worker {
             architecture: "fake".to_owned(),
             context_length: 512,
             slots: self.script.slots,
-            execution_provider: ExecutionProvider::Cpu,
+            execution_provider: self.script.provider(),
             execution_provider_note: None,
             runtime_version: "none".to_owned(),
             tools: true,
@@ -251,6 +251,13 @@ impl Worker {
         match action {
             Action::Hold => Next::Hold,
             Action::Crash => Next::End(101),
+            Action::Balloon => {
+                let mut held = Vec::new();
+                loop {
+                    // Written to, or it would take no memory.
+                    held.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+                }
+            }
             Action::Hang => loop {
                 // Nothing is read, written or obeyed any more.
                 std::thread::park();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
-use hearth_shared::protocol::{FinishReason, Part, RequestFailure};
+use hearth_shared::protocol::{ExecutionProvider, FinishReason, Part, RequestFailure};
 
 /// What a test, and what the gateway, say on the command line.
 #[derive(Debug, Parser)]
@@ -39,6 +39,9 @@ pub(crate) struct Flags {
     /// Do not end when told to
     #[arg(long)]
     ignore_term: bool,
+    /// Say that the model is on a device
+    #[arg(long)]
+    on_a_device: bool,
     /// Leave a grandchild that never ends by itself
     #[arg(long)]
     fork: bool,
@@ -79,6 +82,7 @@ pub(crate) enum Point {
 pub(crate) enum Action {
     Hold,
     Crash,
+    Balloon,
     Hang,
     Fail,
     FailForGood,
@@ -97,6 +101,7 @@ impl FromStr for Step {
         let action = match action {
             "hold" => Action::Hold,
             "crash" => Action::Crash,
+            "balloon" => Action::Balloon,
             "hang" => Action::Hang,
             "fail" => Action::Fail,
             "fail-for-good" => Action::FailForGood,
@@ -139,11 +144,16 @@ pub(crate) struct Script {
     refuse: Option<String>,
     finish: String,
     pub(crate) ignore_term: bool,
+    on_a_device: bool,
     pub(crate) wrong_version: bool,
     pub(crate) wrong_token: bool,
 }
 
 impl Script {
+    pub(crate) fn provider(&self) -> ExecutionProvider {
+        if self.on_a_device { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu }
+    }
+
     pub(crate) fn action_at(&self, point: Point) -> Option<Action> {
         self.at.iter().find(|step| step.point == point).map(|step| step.action)
     }
@@ -248,6 +258,7 @@ impl Flags {
             refuse: self.refuse,
             finish: self.finish,
             ignore_term: self.ignore_term,
+            on_a_device: self.on_a_device,
             wrong_version: self.wrong_version && acts,
             wrong_token: self.wrong_token && acts,
         }

@@ -50,6 +50,38 @@ async fn a_request_that_waits_for_room_is_shown_and_served_when_there_is_some() 
 }
 
 #[tokio::test]
+async fn loads_run_side_by_side_and_a_loaded_model_serves_meanwhile() {
+    let home = home().with_fake_model("n").with_fake_model("o");
+    let gateway = home.start_fake(&["--at", "load=hold"], &[]).await;
+    let asking = gateway.chat("m", json!({}));
+    let load = async {
+        let mut worker = gateway.stage.next_worker().await;
+        worker.heard("at load").await;
+        worker.go().await;
+    };
+    assert_eq!(tokio::join!(asking, load).0.status, StatusCode::OK);
+    let others = async { tokio::join!(gateway.chat("n", json!({})), gateway.chat("o", json!({}))) };
+    let meanwhile = async {
+        let mut loading = [gateway.stage.next_worker().await, gateway.stage.next_worker().await];
+        for worker in &mut loading {
+            worker.heard("at load").await;
+        }
+        // Both are at it, and will be until they are let go.
+        for _ in 0..10 {
+            assert_eq!(gateway.chat("m", json!({})).await.status, StatusCode::OK);
+        }
+        let states: Vec<_> = gateway.ps().await.iter().map(|m| m["state"].clone()).collect();
+        assert_eq!(states.iter().filter(|state| **state == "starting").count(), 2, "{states:?}");
+        for worker in &mut loading {
+            worker.go().await;
+        }
+        loading
+    };
+    let ((one, other), _workers) = tokio::join!(others, meanwhile);
+    assert_eq!((one.status, other.status), (StatusCode::OK, StatusCode::OK));
+}
+
+#[tokio::test]
 async fn a_model_that_can_never_fit_is_refused_at_once_with_the_sums() {
     let gateway = home().start_fake(&[], &[("HEARTH_MEMORY", "64MiB")]).await;
     let answer = gateway.chat("m", json!({})).await;

@@ -1,5 +1,6 @@
 //! How a gateway ends, and that nothing stays behind.
 
+use futures_util::future::join_all;
 use hyper::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -36,18 +37,24 @@ async fn a_gateway_that_is_killed_during_a_load_leaves_nobody() {
 
 #[tokio::test]
 async fn a_drain_lets_streams_finish_and_takes_nobody_new() {
-    let gateway = home().start_fake(&["--at", "token:1=hold"], &[]).await;
-    let mut answer = gateway.chat("m", json!({"stream": true})).await;
+    let flags = ["--at", "token:1=hold", "--slots", "50"];
+    let gateway = home().start_fake(&flags, &[]).await;
+    let asking = (0..50).map(|_| async {
+        let mut answer = gateway.chat("m", json!({"stream": true})).await;
+        assert_eq!(answer.delta().await, "t0 ");
+        answer
+    });
+    let answers = join_all(asking).await;
     let mut worker = gateway.stage.next_worker().await;
-    assert_eq!(answer.delta().await, "t0 ");
     gateway.signal(Signal::SIGTERM);
     hearth_tests::patiently("the port to close", async {
         while TcpStream::connect(gateway.address).await.is_ok() {}
     })
     .await;
     worker.go().await;
-    let events = answer.events().await;
-    assert_eq!(events.last().unwrap(), "[DONE]");
+    for answer in answers {
+        assert_eq!(answer.events().await.last().unwrap(), "[DONE]");
+    }
     worker.gone().await;
     let (status, _log) = gateway.ended().await;
     assert_eq!(status.code(), Some(0));

@@ -107,8 +107,8 @@ fn adopt(mut child: std::process::Child, label: &str) -> io::Result<Child> {
         take(&shared).into_iter().for_each(abandon);
         return Err(error);
     }
-    log::follow(label, stdout, stderr);
-    Ok(Child { pid, signals: Signals::Group(group), exit })
+    let starved = log::follow(label, stdout, stderr);
+    Ok(Child { pid, signals: Signals::Group(group), exit, ended: None, starved })
 }
 
 fn take(child: &Mutex<Option<std::process::Child>>) -> Option<std::process::Child> {
@@ -194,6 +194,11 @@ pub(super) fn peak_resident_bytes(pid: u32) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// `5` in `/proc/PID/clear_refs` begins `VmHWM` anew, and touches nothing else.
+pub(super) fn forget_peak(pid: u32) -> bool {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok()
 }
 
 /// How many processes the system has killed so far because memory had run out: anywhere

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// A longer line is logged in pieces.
@@ -14,17 +15,37 @@ const LINE_BYTES_MAX: u64 = 2048;
 /// At most this many lines per second and stream.
 const LINES_PER_SECOND: u32 = 50;
 
-pub(super) fn follow<O, E>(label: &str, stdout: Option<O>, stderr: Option<E>)
+/// How a process says that it was not given memory: Rust, C++, and libraries with the system's own
+/// words.
+const STARVED: [&str; 3] = ["memory allocation of ", "std::bad_alloc", "Cannot allocate memory"];
+
+/// Copies until both have ended. Gives, at the end of standard error, whether it told of memory that
+/// the process was not given.
+pub(super) fn follow<O, E>(
+    label: &str,
+    stdout: Option<O>,
+    stderr: Option<E>,
+) -> oneshot::Receiver<bool>
 where
     O: AsyncRead + Unpin + Send + 'static,
     E: AsyncRead + Unpin + Send + 'static,
 {
     if let Some(stdout) = stdout {
-        detach(copy(label.to_owned(), stdout));
+        let copied = copy(label.to_owned(), stdout);
+        detach(async move {
+            // What stands there is for people alone.
+            let _ = copied.await;
+        });
     }
+    let (told, starved) = oneshot::channel();
     if let Some(stderr) = stderr {
-        detach(copy(label.to_owned(), stderr));
+        let copied = copy(label.to_owned(), stderr);
+        detach(async move {
+            // Nobody asks about a process that ended as it was told to.
+            let _ = told.send(copied.await);
+        });
     }
+    starved
 }
 
 /// Runs a task that ends by itself when its process does.
@@ -36,9 +57,11 @@ pub(super) fn detach(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }
 
-async fn copy(label: String, stream: impl AsyncRead + Unpin) {
+/// Gives whether a line told of memory that the process was not given.
+async fn copy(label: String, stream: impl AsyncRead + Unpin) -> bool {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
+    let mut starved = false;
     let mut budget = Budget::new(Instant::now());
     loop {
         line.clear();
@@ -50,6 +73,7 @@ async fn copy(label: String, stream: impl AsyncRead + Unpin) {
                 break;
             }
         }
+        starved |= tells_of_starving(&line);
         match budget.spend(Instant::now()) {
             Verdict::Drop => {}
             Verdict::Log { dropped } => {
@@ -63,6 +87,12 @@ async fn copy(label: String, stream: impl AsyncRead + Unpin) {
             }
         }
     }
+    starved
+}
+
+fn tells_of_starving(line: &[u8]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    STARVED.iter().any(|words| line.contains(words))
 }
 
 fn printable(line: &[u8]) -> String {

@@ -54,7 +54,7 @@ pub(super) fn spawn(launch: &Launch) -> io::Result<Child> {
         .kill_on_drop(true)
         .spawn()?;
     let pid = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
-    log::follow(&launch.label, child.stdout.take(), child.stderr.take());
+    let starved = log::follow(&launch.label, child.stdout.take(), child.stderr.take());
     let (kill, mut orders) = mpsc::channel(1);
     let (report, exit) = oneshot::channel();
     let reaper = async move {
@@ -74,5 +74,6 @@ pub(super) fn spawn(launch: &Launch) -> io::Result<Child> {
         let _ = report.send(exit);
     };
     super::log::detach(reaper);
-    Ok(Child { pid, signals: Signals::Handle(Handle { kill }), exit })
+    let signals = Signals::Handle(Handle { kill });
+    Ok(Child { pid, signals, exit, ended: None, starved })
 }

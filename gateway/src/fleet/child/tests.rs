@@ -58,6 +58,52 @@ async fn an_exit_code_and_a_signal_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_process_that_was_not_given_memory_and_said_so_is_told_apart_from_other_crashes() {
+    let starved = "echo 'memory allocation of 64 bytes failed' >&2; ";
+    for (script, exit) in [
+        ("kill -ABRT $$", ProcessExit::AllocationFailed),
+        ("kill -SEGV $$", ProcessExit::AllocationFailed),
+        ("exit 101", ProcessExit::AllocationFailed),
+        ("exit 0", ProcessExit::Code(0)),
+        ("kill -9 $$", ProcessExit::Signal(9)),
+    ] {
+        let script = format!("ulimit -c 0; {starved}{script}");
+        assert_eq!(spawn(&script).await.exited().await, exit, "{script}");
+    }
+    assert_eq!(spawn("ulimit -c 0; kill -ABRT $$").await.exited().await, ProcessExit::Signal(6));
+}
+
+/// The signal that a worker asks for upon its parent's death comes when the *thread* that spawned
+/// it ends: whoever asks for a worker must not be the one that spawns it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_worker_outlives_the_thread_that_asked_for_it() {
+    let (question, answer) = (Fifo::new(), Fifo::new());
+    let (asked, answered) = (question.path(), answer.path());
+    let script = format!("read line < {}; echo alive > {}", asked.display(), answered.display());
+    let launch = Launch {
+        program: "setpriv".into(),
+        arguments: ["--pdeathsig", "KILL", "/bin/sh", "-c", &script].map(Into::into).into(),
+        environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        label: "test".to_owned(),
+    };
+    let spawner = Spawner::start().unwrap();
+    let asking = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(spawner.spawn(launch)).map(|child| (child, spawner))
+    });
+    let (mut child, _spawner) = asking.join().unwrap().unwrap();
+    let ask = move || std::fs::write(asked, "are you there?\n").unwrap();
+    tokio::select! {
+        line = async {
+            tokio::task::spawn_blocking(ask).await.unwrap();
+            answer.line().await
+        } => assert_eq!(line, "alive\n"),
+        exit = child.exited() => panic!("it is gone: {exit:?}"),
+    }
+}
+
+#[tokio::test]
 async fn the_environment_is_built_from_nothing() {
     // The shell itself adds a few of these.
     let script = r#"test "$(env | grep -vE '^(PWD|SHLVL|_|OLDPWD)=')" = GREETING=hello"#;
@@ -106,6 +152,19 @@ fn resident_memory_of_a_live_process_is_told() {
     let bytes = resident_bytes(std::process::id()).unwrap();
     assert!((1_000_000..1_000_000_000).contains(&bytes), "{bytes}");
     assert_eq!(resident_bytes(u32::MAX), None);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_most_that_a_process_took_can_be_counted_anew() {
+    let own = std::process::id();
+    drop(std::hint::black_box(vec![1_u8; 128 << 20]));
+    let before = peak_resident_bytes(own).unwrap();
+    assert!(before > 128 << 20, "{before}");
+    assert!(forget_peak(own));
+    let after = peak_resident_bytes(own).unwrap();
+    assert!(after < before - (64 << 20), "{after} of {before}");
+    assert!(!forget_peak(u32::MAX));
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ pub enum Refusal {
     #[error("{0}")]
     LoadFailed(WorkerFailure),
     /// The last worker failed, and the next is not tried yet.
-    #[error("{failure}; the next try is in {} s", .retry_after.as_secs())]
+    #[error("{failure}; the next try is in {:.0} s", .retry_after.as_secs_f64().ceil())]
     BackingOff {
         /// What went wrong last.
         failure: WorkerFailure,

@@ -2,8 +2,10 @@
 //!
 //! Called by the transitions in `model.rs` alone.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
+use hearth_shared::ids::ModelName;
 use tokio::time::Instant;
 
 use super::model::Model;
@@ -25,7 +27,7 @@ impl Model {
         let retry = if failure.repeats() {
             Some(Retry::WhenFilesChange)
         } else {
-            backoff(self.failures_in_a_row).map(|pause| Retry::At(step.now + pause))
+            backoff(self.failures_in_a_row, &self.name).map(|pause| Retry::At(step.now + pause))
         };
         self.last_failure = Some(failure);
         if let Some(retry) = retry {
@@ -78,11 +80,35 @@ impl Model {
     }
 }
 
-/// How long to wait after this many failures in a row: nothing, then 1, 2, 4 … 60 s.
+/// How long to wait after this many failures in a row: nothing, then 1, 2, 4 … 60 s, less up to a
+/// quarter.
 ///
-/// The first failure costs nothing, so that a request which met it can be tried again at once.
-fn backoff(failures_in_a_row: u32) -> Option<Duration> {
+/// The first failure costs nothing, so that a request which met it can be tried again at once. How
+/// much is taken off differs from model to model and from failure to failure, and from nothing
+/// else: models that went down together do not come back in the same moment, time after time.
+fn backoff(failures_in_a_row: u32, model: &ModelName) -> Option<Duration> {
     let doublings = failures_in_a_row.checked_sub(2)?;
     let seconds = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
-    Some(Duration::from_secs(seconds).min(BACKOFF_MAX))
+    let pause = Duration::from_secs(seconds).min(BACKOFF_MAX);
+    let mut chance = DefaultHasher::new();
+    (failures_in_a_row, model).hash(&mut chance);
+    let [byte, ..] = chance.finish().to_le_bytes();
+    Some(pause - pause / 4 * u32::from(byte) / 255)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_models_that_failed_together_come_back_apart() {
+        let (one, other) = ("one".parse().unwrap(), "other".parse().unwrap());
+        assert_eq!(backoff(1, &one), None);
+        for (failures, longest) in [(2, 1), (3, 2), (4, 4), (7, 32), (8, 60), (70, 60)] {
+            let longest = Duration::from_secs(longest);
+            let pauses = [&one, &other].map(|model| backoff(failures, model).unwrap());
+            assert!(pauses.iter().all(|pause| (longest * 3 / 4..=longest).contains(pause)));
+            assert_ne!(pauses[0], pauses[1], "after {failures}");
+        }
+    }
 }

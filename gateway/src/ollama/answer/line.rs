@@ -133,7 +133,7 @@ pub(super) fn line<'a>(shape: Shape, model: &'a str, said: &'a Said, end: Option
     };
     Line {
         model,
-        created_at: date(jiff::Timestamp::now()),
+        created_at: date(crate::wall::now()),
         message,
         response,
         thinking,

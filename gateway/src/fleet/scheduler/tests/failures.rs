@@ -59,10 +59,18 @@ fn the_first_crash_is_forgiven_and_the_next_back_off() {
         bench.ready(WorkerId(worker), 1);
         bench.exited(WorkerId(worker));
         assert_eq!(bench.word(), Some("failed"));
-        let (ticket, effects) = bench.acquire();
-        let refusal = Refusal::BackingOff { failure: crash.clone(), retry_after: seconds(pause) };
-        assert_eq!(effects, [Effect::Refuse { ticket, refusal }]);
-        bench.after(seconds(pause));
+        let (_, effects) = bench.acquire();
+        let [Effect::Refuse { refusal: Refusal::BackingOff { failure, retry_after }, .. }] =
+            &effects[..]
+        else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(failure, &crash);
+        let within = seconds(pause) * 3 / 4..=seconds(pause);
+        assert!(within.contains(retry_after), "{retry_after:?} for {pause} s");
+        bench.after(seconds(pause) * 3 / 4 - Duration::from_millis(1));
+        assert_eq!(bench.word(), Some("failed"));
+        bench.after(seconds(pause) / 4 + Duration::from_millis(1));
         assert_eq!(bench.word(), None);
     }
 }
