@@ -83,22 +83,6 @@ async fn a_crash_of_an_idle_worker_is_noticed_at_once() {
 }
 
 #[tokio::test]
-async fn a_signal_that_ends_a_worker_is_told_with_what_it_mostly_means() {
-    let gateway = once(&["--at", "token:1=hang"], &[]).await;
-    let mut answer = gateway.chat("m", json!({"stream": true})).await;
-    answer.delta().await;
-    let worker = gateway.stage.next_worker().await;
-    let pid = nix::unistd::Pid::from_raw(worker.pid.cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGBUS).unwrap();
-    let events = answer.events().await;
-    let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
-    assert_eq!(last["error"]["code"], "worker_exited");
-    succeeds(&gateway).await;
-    let error = gateway.reaches("idle").await["last_error"].as_str().unwrap().to_owned();
-    assert!(error.contains("signal 7, SIGBUS: a file that it had open was cut short"), "{error}");
-}
-
-#[tokio::test]
 async fn what_a_worker_says_is_in_the_gateways_log_escaped_and_a_flood_of_it_is_counted() {
     let flood = "i=0; while [ $i -lt 300 ]; do echo flood >&2; i=$((i+1)); done";
     let script = format!("printf 'a line\\033[31m of its own\\n' >&2; {flood}");
