@@ -80,7 +80,12 @@ async fn a_process_that_was_not_given_memory_and_said_so_is_told_apart_from_othe
 async fn a_worker_outlives_the_thread_that_asked_for_it() {
     let (question, answer) = (Fifo::new(), Fifo::new());
     let (asked, answered) = (question.path(), answer.path());
-    let script = format!("read line < {}; echo alive > {}", asked.display(), answered.display());
+    // It stays after its answer, so that the answer can't race its end.
+    let script = format!(
+        "read line < {}; echo alive > {}; exec tail -f /dev/null",
+        asked.display(),
+        answered.display()
+    );
     let launch = Launch {
         program: "setpriv".into(),
         arguments: ["--pdeathsig", "KILL", "/bin/sh", "-c", &script].map(Into::into).into(),
