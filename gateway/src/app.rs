@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicUsize;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::catalog::{Catalog, CatalogUnavailable, Model};
+use crate::catalog::{Catalog, CatalogUnavailable, Model, Offer};
 use crate::describe::Shelf;
 use crate::fleet::Fleet;
 use crate::guard::Guard;
@@ -51,7 +51,7 @@ impl App {
         Self { caller, ..self.clone() }
     }
 
-    /// Every model that exists for the caller, by name.
+    /// Every model with files of its own that exists for the caller, by name.
     ///
     /// # Errors
     /// [`CatalogUnavailable`].
@@ -59,5 +59,24 @@ impl App {
         let models = self.catalog.models().await?;
         let mine = models.values().filter(|model| self.caller.may_use(&model.name));
         Ok(mine.map(Arc::clone).collect())
+    }
+
+    /// Everything that the caller may ask for, by name: models, those that are made of them, and
+    /// their other names.
+    ///
+    /// # Errors
+    /// [`CatalogUnavailable`].
+    pub async fn offers(&self) -> Result<Vec<Offer>, CatalogUnavailable> {
+        let mut offers = self.catalog.names().await?.offers();
+        offers.retain(|offer| self.may_use(offer));
+        Ok(offers)
+    }
+
+    /// Whether it exists for the caller. Whoever may use a model may use it by every name; a derived
+    /// one is a model of its own.
+    #[must_use]
+    pub fn may_use(&self, offer: &Offer) -> bool {
+        let also = offer.alias_of.as_ref();
+        [Some(&offer.name), also].into_iter().flatten().any(|name| self.caller.may_use(name))
     }
 }

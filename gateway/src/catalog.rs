@@ -4,16 +4,18 @@
 //! made when somebody asks and the last one is older than a moment, so that a model dropped into
 //! `models/` is there for the next request. Nothing here opens a model; the worker does. Of each
 //! layout only what listings show is read: `genai.rs` and `huggingface.rs` a folder's configuration,
-//! `gguf.rs` the head of a file.
+//! `gguf.rs` the head of a file. `offer.rs` says what a name stands for, of which there are more than
+//! models: a recipe makes another one of it, and the configuration may give it further names.
 
 mod genai;
 mod gguf;
 mod huggingface;
+mod offer;
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
@@ -21,6 +23,7 @@ use hearth_shared::protocol::{ModelKind, RequestFailure};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+pub use self::offer::{Aliases, Derived, Names, Offer};
 use self::scan::Scan;
 
 /// A scan is good for this long.
@@ -66,6 +69,8 @@ pub struct Facts {
 pub struct Catalog {
     root: PathBuf,
     last: Mutex<Last>,
+    /// Other names of models, which the configuration may change at any time.
+    aliases: RwLock<Arc<Aliases>>,
 }
 
 /// Models by name.
@@ -80,8 +85,8 @@ pub struct CatalogUnavailable;
 #[derive(Debug, Default)]
 struct Last {
     scan_begun: Option<Instant>,
-    /// Of the last scan that succeeded.
-    models: Option<Models>,
+    /// Of the last scan that succeeded; without aliases.
+    names: Option<Names>,
     /// Why the last scan failed, or what it had to leave out.
     problems: BTreeSet<String>,
 }
@@ -90,7 +95,12 @@ impl Catalog {
     /// A catalogue of `root`, which need not exist yet.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root, last: Mutex::new(Last::default()) }
+        Self { root, last: Mutex::new(Last::default()), aliases: RwLock::default() }
+    }
+
+    /// These are the other names of models from now on.
+    pub fn set_aliases(&self, aliases: Aliases) {
+        *self.aliases.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(aliases);
     }
 
     /// Where models are looked for.
@@ -107,22 +117,29 @@ impl Catalog {
     /// # Errors
     /// [`CatalogUnavailable`] if no scan has succeeded yet.
     pub async fn models(&self) -> Result<Models, CatalogUnavailable> {
-        self.scan_unless(|begun| begun.elapsed() < FRESH_FOR).await
+        Ok(self.names().await?.models)
     }
 
-    /// The model of this name, if there is one at this moment: a model that was put there just
-    /// before the request is found. What stands behind a colon picks one of its variants.
+    /// Every name that stands for a model, as [`Catalog::models`].
     ///
     /// # Errors
     /// As [`Catalog::models`].
-    pub async fn find(&self, name: &ModelName) -> Result<Option<Arc<Model>>, CatalogUnavailable> {
+    pub async fn names(&self) -> Result<Names, CatalogUnavailable> {
+        self.scan_unless(|begun| begun.elapsed() < FRESH_FOR).await
+    }
+
+    /// What this name stands for, if it does at this moment: a model that was put there just before
+    /// the request is found. What stands behind a colon picks one of its variants.
+    ///
+    /// # Errors
+    /// As [`Catalog::models`].
+    pub async fn find(&self, name: &ModelName) -> Result<Option<Offer>, CatalogUnavailable> {
         let asked = Instant::now();
-        if let Some(model) = pick(&*self.models().await?, name) {
-            return Ok(Some(model));
+        if let Some(offer) = self.names().await?.offer(name) {
+            return Ok(Some(offer));
         }
         // What others asked to be scanned meanwhile serves all who miss something.
-        let models = self.scan_unless(|begun| begun >= asked).await?;
-        Ok(pick(&models, name))
+        Ok(self.scan_unless(|begun| begun >= asked).await?.offer(name))
     }
 
     /// Whoever asks next is given a new scan: something in the directory was changed.
@@ -133,7 +150,7 @@ impl Catalog {
     async fn scan_unless(
         &self,
         is_fresh: impl Fn(Instant) -> bool,
-    ) -> Result<Models, CatalogUnavailable> {
+    ) -> Result<Names, CatalogUnavailable> {
         // Held across the scan on purpose: whoever asks meanwhile wants the same answer.
         let mut last = self.last.lock().await;
         if !last.scan_begun.is_some_and(is_fresh) {
@@ -143,8 +160,15 @@ impl Catalog {
             let scanned = scanned.map_err(std::io::Error::other).flatten();
             last.take(&self.root, scanned);
         }
-        last.models.clone().ok_or(CatalogUnavailable)
+        let aliases = self.aliases.read().unwrap_or_else(PoisonError::into_inner);
+        let names = last.names.clone().ok_or(CatalogUnavailable)?;
+        Ok(Names { aliases: Arc::clone(&aliases), ..names })
     }
+}
+
+/// Bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The model of this name, or the variant that the name asks for.
@@ -212,8 +236,9 @@ impl Model {
 impl Last {
     fn take(&mut self, root: &Path, scanned: std::io::Result<Scan>) {
         let problems = match scanned {
-            Ok(Scan { models, problems, .. }) => {
-                self.models = Some(Arc::new(models));
+            Ok(Scan { models, derived, problems, .. }) => {
+                let (models, derived) = (Arc::new(models), Arc::new(derived));
+                self.names = Some(Names { models, derived, aliases: Arc::default() });
                 problems
             }
             Err(error) => BTreeSet::from([format!("{} can't be read: {error}", root.display())]),
@@ -259,7 +284,10 @@ mod tests {
             std::fs::write(folder.join("onnx").join(file), vec![0; bytes]).unwrap();
         }
         let catalog = Catalog::new(home.path().to_owned());
-        let found = async |name: &str| catalog.find(&name.parse().unwrap()).await.unwrap();
+        let found = async |name: &str| {
+            let offer = catalog.find(&name.parse().unwrap()).await.unwrap();
+            offer.map(|offer| offer.model)
+        };
         let plain = found("m").await.unwrap();
         assert_eq!(found("m:latest").await.unwrap(), plain);
         assert_eq!((plain.name.as_str(), plain.size_bytes), ("m", 131));

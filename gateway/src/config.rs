@@ -4,6 +4,7 @@
 //! `HEARTH_` and the key in capitals. A key that is not known is an error, never silence.
 
 mod access;
+mod aliases;
 mod keys;
 mod listen;
 mod models;
@@ -19,6 +20,7 @@ use self::keys::Values;
 pub use self::keys::{KEYS, Key, Kind, MODEL_KEYS};
 pub use self::listen::Listen;
 pub use self::models::{ModelSettings, Models};
+use crate::catalog::Aliases;
 
 /// Everything that can be set, checked.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// How models are loaded and kept.
     pub models: Models,
+    /// Other names of models.
+    pub aliases: Aliases,
     /// RAM that all workers together may take, in bytes; `None` sets no limit.
     pub memory: Option<u64>,
     /// The devices' memory that they may take, in bytes; `None` is what the devices have, less a
@@ -157,6 +161,9 @@ pub enum ConfigError {
         /// What is wrong and what would be right.
         message: String,
     },
+    /// An entry of `[aliases]` makes no sense.
+    #[error("hearth.toml, [aliases]: {0}")]
+    Alias(String),
     /// A table of a client's key makes no sense.
     #[error("hearth.toml, {place}: {message}")]
     Access {
@@ -230,9 +237,10 @@ impl Config {
         };
         let mut table = read_table(&path, required)?;
         let keys = access::read(table.remove("keys"))?;
+        let aliases = aliases::read(table.remove("aliases"))?;
         let (values, models) = Values::new(table, environment)?;
         let models = Models::read(&values, &models)?;
-        Ok(Self { file: path, keys, ..check(&values, models, home, environment)? })
+        Ok(Self { file: path, keys, aliases, ..check(&values, models, home, environment)? })
     }
 
     /// The keys that differ in `new` and are only heeded at the start.
@@ -317,6 +325,7 @@ fn check(
         allowed_hosts: each(values.list("allowed_hosts")?, names::host)?,
         allowed_origins: each(values.list("allowed_origins")?, names::origin)?,
         models,
+        aliases: Aliases::new(),
         memory: values.bytes("memory", machine_memory)?.or(machine_memory),
         device_memory: values.bytes("device_memory", None)?,
         max_models: values.number("max_models", 1..=u32::MAX)?,

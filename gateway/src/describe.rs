@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hearth_shared::protocol::ModelKind;
 use serde_json::{Map, Value};
 
-use crate::catalog::Model;
+use crate::catalog::{Model, Offer};
+use crate::recipe::Recipe;
 
 /// More models than this are read anew each time.
 const KEPT_MAX: usize = 1_000;
@@ -36,6 +37,13 @@ pub struct Description {
 impl Description {
     fn nothing() -> Self {
         Self { info: Map::new(), template: None, license: None, parameters: None }
+    }
+
+    /// As the model's files describe it, but for what the recipe says.
+    fn over(self, recipe: &Recipe) -> Self {
+        let own = (!recipe.license.is_empty()).then(|| recipe.license.join("\n"));
+        let template = recipe.template.clone().or(self.template);
+        Self { template, license: own.or(self.license), ..self }
     }
 
     /// What a model of this kind with these files can do, in Ollama's words.
@@ -63,7 +71,7 @@ impl Description {
 
 /// How much is wanted of arrays, which hold whole vocabularies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrays {
+enum Arrays {
     /// Their place only, as `null`.
     Null,
     /// Everything.
@@ -92,13 +100,31 @@ impl Shelf {
         fresh
     }
 
+    /// The same of what a name stands for.
+    pub async fn describe_offer(&self, offer: &Offer) -> Arc<Description> {
+        let described = self.describe(&offer.model).await;
+        match offer.recipe() {
+            Some(recipe) => Arc::new(Description::clone(&described).over(recipe)),
+            None => described,
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Description>>> {
         self.by_digest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// The whole of it, arrays and all, read anew.
+pub async fn read_offer(offer: &Offer) -> Description {
+    let described = read(&offer.model, Arrays::Whole).await;
+    match offer.recipe() {
+        Some(recipe) => described.over(recipe),
+        None => described,
+    }
+}
+
 /// Reads the model's files; what can't be read is left out.
-pub async fn read(model: &Arc<Model>, arrays: Arrays) -> Description {
+async fn read(model: &Arc<Model>, arrays: Arrays) -> Description {
     let path = model.path.clone();
     let described = tokio::task::spawn_blocking(move || read_files(&path, arrays)).await;
     described.unwrap_or_else(|panic| {

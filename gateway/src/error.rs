@@ -112,6 +112,17 @@ pub enum ApiError {
     /// What was pulled is there, and the catalogue does not take it for a model.
     #[error("'{0}' was pulled, but is no model that can be served; the server's log says why")]
     NotServable(ModelName),
+    /// A model can't be deleted while others are made of it.
+    #[error("{} made of '{model}' and would not work without it; delete that first", are(.needed_by))]
+    ModelNeeded {
+        /// The model.
+        model: ModelName,
+        /// Which are made of it.
+        needed_by: Vec<ModelName>,
+    },
+    /// The name is the configuration's.
+    #[error("'{0}' is another name of a model, under [aliases] in hearth.toml; change it there")]
+    IsAlias(ModelName),
     /// A model can't be deleted while it works.
     #[error("{0} is in use and did not finish in time; try again later")]
     ModelInUse(ModelName),
@@ -132,6 +143,12 @@ pub enum ApiError {
     /// The request does not fit into a frame.
     #[error("the request is too large: {0}")]
     TooLarge(#[from] EncodeError),
+}
+
+fn are(names: &[ModelName]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    let are = if quoted.len() == 1 { "is" } else { "are" };
+    format!("{} {are}", quoted.join(", "))
 }
 
 fn describe_store(error: &StoreError) -> String {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use self::choice::Growing;
 pub use self::choice::{Choice, ToolCall, Usage, new_call_id};
-pub use self::lookup::find_model;
+pub use self::lookup::{find_model, find_named, find_offer};
 use crate::app::App;
 use crate::catalog::Model;
 use crate::error::ApiError;
@@ -146,10 +146,11 @@ async fn try_once(
     let lease =
         lease.map_err(|refusal| ApiError::Refused { model: model.name.clone(), refusal })?;
     meter.leased();
-    let mut replies = lease.send(Work::Generate(body)).await.map_err(|error| match error {
-        SendError::Lost => ApiError::Lost(Loss::WorkerGone),
-        SendError::Encode(error) => ApiError::TooLarge(error),
-    })?;
+    let mut replies =
+        lease.send(Work::Generate(Box::new(body))).await.map_err(|error| match error {
+            SendError::Lost => ApiError::Lost(Loss::WorkerGone),
+            SendError::Encode(error) => ApiError::TooLarge(error),
+        })?;
     meter.sent();
     // News without a part, as when a character is not whole yet, begin no answer.
     let mut early = VecDeque::new();

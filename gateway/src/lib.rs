@@ -3,7 +3,7 @@
 //! A request walks through the modules in this order. `server` accepts it, `guard` refuses
 //! strangers, `route` picks the endpoint; `openai` or `ollama` parses it into one shared request,
 //! with the help of `fields`, `messages`, `tools` and `sampling`. `generation` looks the model up in
-//! the `catalog`, gets a lease from the `fleet` and sends it; `oneshot` does so for work that
+//! the `catalog`, lays the `recipe` of a derived one into the request, gets a lease from the `fleet` and sends it; `oneshot` does so for work that
 //! generates nothing. The fleet starts, keeps and ends the worker
 //! processes; `control` is where it is told to load or unload, and tells what happens. What comes
 //! back is written by the dialect through `stream`. Whatever goes wrong on
@@ -19,6 +19,7 @@ pub mod keep_alive;
 pub mod catalog;
 pub mod describe;
 pub mod store;
+pub mod recipe;
 pub mod hub;
 pub mod pull;
 pub mod app;

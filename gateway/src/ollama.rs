@@ -15,16 +15,17 @@ pub mod ps;
 pub mod tags;
 pub mod warm;
 mod answer;
-mod options;
+pub(crate) mod options;
 mod think;
 
 use std::borrow::Cow;
 
+use hearth_shared::ids::ModelName;
 use hyper::Response;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::catalog::Model;
+use crate::catalog::{Model, Offer};
 use crate::describe::Description;
 use crate::http;
 use crate::stream::Body;
@@ -38,7 +39,8 @@ pub fn version() -> Response<Body> {
 /// `details` of a model.
 #[derive(Debug, Serialize)]
 struct Details<'a> {
-    parent_model: &'static str,
+    /// What it is made of or another name of, as clients write it.
+    parent_model: String,
     format: &'static str,
     family: &'a str,
     families: [&'a str; 1],
@@ -55,10 +57,16 @@ impl<'a> Details<'a> {
         Self { parameter_size: size, ..Self::plain(model) }
     }
 
+    /// Of what a name stands for.
+    fn of_offer(offer: &'a Offer, description: &Description) -> Self {
+        let parent_model = offer.parent().map_or_else(String::new, ModelName::with_tag);
+        Self { parent_model, ..Self::of(&offer.model, description) }
+    }
+
     /// What the catalogue knows alone.
     fn plain(model: &'a Model) -> Self {
         Self {
-            parent_model: "",
+            parent_model: String::new(),
             format: model.facts.format,
             family: &model.facts.family,
             families: [&model.facts.family],

@@ -3,7 +3,7 @@
 //! Called by Ollama's endpoints that manage models, on threads that may block. It is the one place
 //! where a name becomes a path, and only a [`ModelName`] does, whose parts can't point anywhere else.
 //! What is not whole yet lies under hidden names, which the catalogue passes over, and gets its own by
-//! one rename at the end: there is never half a model. It never follows a link to remove anything.
+//! one rename at the end: there is never half a model, nor half a recipe. It never follows a link to remove anything.
 
 use std::fs;
 use std::io;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use hearth_shared::ids::ModelName;
 
 use crate::http;
+use crate::recipe;
 
 /// Below the models directory: what is being made, and what has been uploaded for a model.
 const PARTIAL: &str = ".partial";
@@ -61,6 +62,8 @@ pub enum Entry {
     File,
     /// A folder.
     Folder,
+    /// A recipe over another model.
+    Recipe,
 }
 
 impl Store {
@@ -77,15 +80,21 @@ impl Store {
             return Err(StoreError::TooDeep(name.clone()));
         }
         let mut relative = name.as_str().replacen(':', "@", 1);
-        if entry == Entry::File {
-            relative.push_str(GGUF);
-        }
+        relative.push_str(match entry {
+            Entry::File => GGUF,
+            Entry::Folder => "",
+            Entry::Recipe => recipe::SUFFIX,
+        });
         Ok(self.root.join(relative))
     }
 
     /// The entry that is this model, a link perhaps.
     fn find(&self, name: &ModelName) -> Result<Option<PathBuf>, StoreError> {
-        for entry in [Entry::Folder, Entry::File] {
+        self.find_among(&[Entry::Folder, Entry::File, Entry::Recipe], name)
+    }
+
+    fn find_among(&self, sorts: &[Entry], name: &ModelName) -> Result<Option<PathBuf>, StoreError> {
+        for &entry in sorts {
             let place = self.place(name, entry)?;
             match fs::symlink_metadata(&place) {
                 Ok(_) => return Ok(Some(place)),
@@ -172,6 +181,7 @@ impl Store {
         let done = match entry {
             Entry::File => link_or_copy(&source.canonicalize()?, &staged),
             Entry::Folder => copy_folder(source, &staged, COPIED_DEPTH_MAX, &mut 0),
+            Entry::Recipe => unreachable!("no path is taken for one"),
         };
         let published = done.map_err(StoreError::from);
         let published = published.and_then(|()| self.publish(&staged, name, entry));
@@ -179,6 +189,38 @@ impl Store {
             discard(&staged);
         }
         published
+    }
+
+    /// Keeps a recipe under this name, in the place of an older one. What has files of its own is
+    /// never replaced.
+    ///
+    /// # Errors
+    /// [`StoreError`]; everything is as it was.
+    pub fn write_recipe(&self, text: &str, name: &ModelName) -> Result<(), StoreError> {
+        if self.find_among(&[Entry::Folder, Entry::File], name)?.is_some() {
+            return Err(StoreError::Taken(name.clone()));
+        }
+        let place = self.place(name, Entry::Recipe)?;
+        let staged = self.partial()?.join(http::new_id("recipe-"));
+        let written = fs::write(&staged, text).and_then(|()| {
+            fs::create_dir_all(place.parent().unwrap_or(&self.root))?;
+            fs::rename(&staged, &place)
+        });
+        if written.is_err() {
+            discard(&staged);
+        }
+        Ok(written?)
+    }
+
+    /// The same where nothing may have that name yet, not even a recipe.
+    ///
+    /// # Errors
+    /// [`StoreError`]; everything is as it was.
+    pub fn copy_recipe(&self, text: &str, name: &ModelName) -> Result<(), StoreError> {
+        if self.find(name)?.is_some() {
+            return Err(StoreError::Taken(name.clone()));
+        }
+        self.write_recipe(text, name)
     }
 
     /// Removes a model: its folder or file, or the link to it.

@@ -23,7 +23,7 @@ pub use self::work::{
 };
 
 /// Both sides must speak exactly this version; gateway and worker are built and shipped together.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// The environment variable that carries [`LinkToken`] from the gateway to the worker it spawns.
 ///

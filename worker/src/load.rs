@@ -164,6 +164,7 @@ fn decoder(
             grammars: Grammars::new(Arc::clone(&tokenizer), ends.clone()),
             tokenizer: Arc::clone(&tokenizer),
             template,
+            special: model.special,
             bos: model.bos,
             ends,
             vocabulary,

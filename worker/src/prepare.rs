@@ -5,6 +5,7 @@
 
 mod chat;
 mod check;
+mod infill;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use hearth_shared::protocol::{Generate, Prompt, RequestFailure, Sampling};
 use crate::answer::Reading;
 use crate::generate::count;
 use crate::generate::grammar::{Grammar, Grammars, Shape};
+use crate::model::SpecialTokens;
 use crate::prompt::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -25,6 +27,8 @@ pub struct Preparer {
     pub(crate) tokenizer: Arc<Tokenizer>,
     /// `Err` says why a template that is there can't be used.
     pub(crate) template: Option<Result<ChatTemplate, String>>,
+    /// What templates of requests may write too.
+    pub(crate) special: SpecialTokens,
     /// What stands in for a prompt of no tokens.
     pub(crate) bos: Option<u32>,
     /// Tokens that end an answer.
@@ -56,6 +60,8 @@ pub struct Prepared {
     pub(crate) reading: Reading,
     /// What it must follow.
     pub(crate) grammar: Option<Grammar>,
+    /// Whether the last news tell all tokens.
+    pub(crate) tells_context: bool,
 }
 
 impl Prepared {
@@ -70,13 +76,14 @@ impl Preparer {
     /// The prompt as text: a conversation rendered, or what the request holds.
     ///
     /// # Errors
-    /// [`RequestFailure::NoTemplate`], [`RequestFailure::Template`] or
-    /// [`RequestFailure::Invalid`].
+    /// [`RequestFailure::NoTemplate`], [`RequestFailure::Template`],
+    /// [`RequestFailure::Unsupported`] or [`RequestFailure::Invalid`].
     pub fn prompt_text(&self, prompt: &Prompt) -> Result<String, RequestFailure> {
         match prompt {
             Prompt::Text { text, .. } => Ok(text.clone()),
             Prompt::Tokens(ids) => Ok(self.tokenizer.decode(ids)),
             Prompt::Chat(chat) => Ok(self.plan(chat, None)?.prompt),
+            Prompt::Infill { prefix, suffix } => infill::prompt(&self.tokenizer, prefix, suffix),
         }
     }
 
@@ -94,7 +101,7 @@ impl Preparer {
             (Prompt::Text { text, add_special_tokens: true }, None) => {
                 self.tokenizer.encode_with_special(text)
             }
-            (Prompt::Chat(_) | Prompt::Text { .. }, None) => {
+            (Prompt::Chat(_) | Prompt::Text { .. } | Prompt::Infill { .. }, None) => {
                 self.tokenizer.encode(&self.prompt_text(prompt)?)
             }
         };
@@ -109,6 +116,18 @@ impl Preparer {
         Ok(ids)
     }
 
+    /// The prompt with what came before it; a text begins once only.
+    fn after(&self, before: Vec<u32>, prompt: Vec<u32>) -> Result<Vec<u32>, RequestFailure> {
+        if before.is_empty() {
+            return Ok(prompt);
+        }
+        check::known(&before, self.vocabulary, "`context`")?;
+        let begins_again = prompt.len() > 1 && prompt.first().copied() == self.bos;
+        let mut all = before;
+        all.extend(&prompt[usize::from(begins_again)..]);
+        Ok(all)
+    }
+
     /// Prepares a request.
     ///
     /// # Errors
@@ -119,16 +138,15 @@ impl Preparer {
         check::rules(&request, self.vocabulary)?;
         let plan = match &request.prompt {
             Prompt::Chat(chat) => Some(self.plan(chat, request.constraint.as_ref())?),
-            Prompt::Text { .. } | Prompt::Tokens(_) => None,
+            Prompt::Text { .. } | Prompt::Tokens(_) | Prompt::Infill { .. } => None,
         };
         let prompt = self.ids(&request.prompt, plan.as_ref())?;
+        let prompt = self.after(request.before, prompt)?;
         let prompt_tokens = count(prompt.len());
-        let room = self.context_length.saturating_sub(prompt_tokens);
+        let context_length = request.context_max.unwrap_or(u32::MAX).min(self.context_length);
+        let room = context_length.saturating_sub(prompt_tokens);
         if room == 0 {
-            return Err(RequestFailure::ContextOverflow {
-                prompt_tokens,
-                context_length: self.context_length,
-            });
+            return Err(RequestFailure::ContextOverflow { prompt_tokens, context_length });
         }
         let (reading, shape) = match plan {
             Some(plan) => (plan.reading, plan.shape),
@@ -138,6 +156,9 @@ impl Preparer {
         let mut ends = request.stop_token_ids;
         if !request.ignore_eos {
             ends.extend(&self.ends);
+            if matches!(request.prompt, Prompt::Infill { .. }) {
+                ends.extend(infill::ends(&self.tokenizer));
+            }
         }
         Ok(Prepared {
             id,
@@ -152,12 +173,15 @@ impl Preparer {
             logprobs: request.logprobs.map(crate::load::to_usize),
             reading,
             grammar,
+            tells_context: request.tells_context,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hearth_shared::protocol::{Chat, JsonText};
+
     use super::*;
 
     /// Llama's way: a beginning before any text, none where the text has it already or is a chat.
@@ -176,6 +200,7 @@ mod tests {
             grammars: Grammars::new(Arc::clone(&tokenizer), vec![2]),
             tokenizer,
             template: None,
+            special: SpecialTokens(vec![("bos_token".to_owned(), "<s>".to_owned())]),
             bos: Some(3),
             ends: vec![2],
             vocabulary: 4,
@@ -197,6 +222,51 @@ mod tests {
         assert_eq!(ids(text(false)), [0, 1]);
         // Something has to be there to be continued.
         assert_eq!(ids(Prompt::raw("")), [3]);
+    }
+
+    #[test]
+    fn what_came_before_stands_before_the_prompt_and_begins_once() {
+        let before = |before: &[u32], prompt| {
+            prepare(|request| {
+                request.before = before.to_vec();
+                request.prompt = prompt;
+            })
+        };
+        let text = |text: &str| Prompt::Text { text: text.to_owned(), add_special_tokens: true };
+        assert_eq!(before(&[3, 2], text("ab")).unwrap().prompt, [3, 2, 0, 1]);
+        assert_eq!(before(&[3, 2], Prompt::raw("ab")).unwrap().prompt, [3, 2, 0, 1]);
+        let Err(RequestFailure::Invalid { message }) = before(&[4], Prompt::raw("a")) else {
+            panic!("token 4 is not known");
+        };
+        assert_eq!(message, "`context` names token 4; the model knows tokens 0 to 3");
+    }
+
+    #[test]
+    fn a_request_may_have_less_of_the_context_and_never_more() {
+        let limited = |max| prepare(|request| request.context_max = Some(max));
+        assert_eq!(limited(5).unwrap().tokens_max, 3);
+        assert_eq!(limited(99).unwrap().tokens_max, 14);
+        assert_eq!(
+            limited(2).unwrap_err(),
+            RequestFailure::ContextOverflow { prompt_tokens: 2, context_length: 2 }
+        );
+    }
+
+    #[test]
+    fn a_conversation_is_written_with_the_template_of_its_request() {
+        let chat = |template: Option<&str>| {
+            let messages = JsonText(r#"[{"role":"user","content":"b"}]"#.to_owned());
+            let template = template.map(str::to_owned);
+            let prompt = Prompt::Chat(Chat { template, ..Chat::new(messages) });
+            prepare(|request| request.prompt = prompt)
+        };
+        let template = "{{ bos_token }}a{{ messages[0].content }}";
+        assert_eq!(chat(Some(template)).unwrap().prompt, [3, 0, 1]);
+        assert_eq!(chat(None).unwrap_err(), RequestFailure::NoTemplate);
+        let Err(RequestFailure::Template { message }) = chat(Some("{% if %}")) else {
+            panic!("that is no template");
+        };
+        assert!(message.starts_with("chat template: syntax error"), "{message}");
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl AnyPreparer {
                 Ok(Ready::Answer(FromWorker::Text { id, text }))
             }
             (Self::Decoder(preparer), Work::Generate(request)) => {
-                preparer.prepare(id, request).map(Ready::Generate)
+                preparer.prepare(id, *request).map(Ready::Generate)
             }
             (Self::Decoder(_), Work::Embed(_) | Work::Rerank(_)) => {
                 Err(RequestFailure::Unsupported {

@@ -150,7 +150,7 @@ fn generate(id: u64, max_tokens: u32) -> ToWorker {
         max_tokens: Some(max_tokens),
         ..Generate::new(Prompt::raw("The license"))
     };
-    ToWorker::Work { id: RequestId(id), work: Work::Generate(generate) }
+    ToWorker::Work { id: RequestId(id), work: Work::Generate(Box::new(generate)) }
 }
 
 fn is_news_of(message: &FromWorker, id: u64) -> bool {
@@ -267,7 +267,7 @@ fn a_cancelled_request_says_nothing_more() {
 fn a_request_that_makes_no_sense_fails_alone() {
     let mut worker = Worker::loaded();
     let chat = Prompt::Chat(Chat::new(JsonText("nonsense".to_owned())));
-    let work = Work::Generate(Generate::new(chat));
+    let work = Work::Generate(Box::new(Generate::new(chat)));
     worker.send(&ToWorker::Work { id: RequestId(1), work });
     let failed = worker.receive();
     let Some(FromWorker::Failed { id, reason: RequestFailure::Invalid { .. } }) = failed else {
@@ -337,7 +337,7 @@ fn work_that_a_model_cannot_do_is_refused_with_what_it_does() {
     let generate = Generate::new(Prompt::raw("Hello"));
     for (fixture, work, does) in [
         ("tiny-llama-genai-fp32", Work::Embed(embed), "this model generates text"),
-        ("tiny-bert-embed", Work::Generate(generate), "this model makes embeddings"),
+        ("tiny-bert-embed", Work::Generate(Box::new(generate)), "this model makes embeddings"),
     ] {
         let answer = Worker::loaded_with(fixture).ask(1, work);
         let FromWorker::Failed { reason: RequestFailure::Unsupported { message }, .. } = answer

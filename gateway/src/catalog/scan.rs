@@ -10,7 +10,8 @@ use std::sync::Arc;
 use hearth_shared::ids::{ModelName, ModelNameError};
 use sha2::{Digest, Sha256};
 
-use super::{Facts, Model, genai, gguf, huggingface};
+use super::{Derived, Facts, Model, genai, gguf, hex, huggingface};
+use crate::recipe::{self, Recipe, RecipeError};
 
 /// `models/owner/name` is a model, and nothing deeper.
 const DEPTH_MAX: usize = 2;
@@ -32,12 +33,15 @@ enum ScanError {
     HuggingFace(#[from] huggingface::ConfigError),
     #[error(transparent)]
     Gguf(#[from] gguf::HeadError),
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
 }
 
 /// What one scan found.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) models: Found,
+    pub(super) derived: BTreeMap<ModelName, Arc<Derived>>,
     /// What is left out and why, one line each.
     pub(super) problems: BTreeSet<String>,
     /// How many more entries are looked at.
@@ -89,6 +93,8 @@ impl Scan {
                 self.take(&path, describe_folder(&format!("{prefix}{file_name}"), &path));
             } else if let Some(stem) = file_name.strip_suffix(gguf::SUFFIX) {
                 self.take(&path, describe_file(&format!("{prefix}{stem}"), &path));
+            } else if let Some(stem) = file_name.strip_suffix(recipe::SUFFIX) {
+                self.take_derived(&path, &format!("{prefix}{stem}"));
             }
         }
         Ok(())
@@ -98,6 +104,13 @@ impl Scan {
         match described {
             // A folder and a file of one name: the first that was found stays.
             Ok(model) => drop(self.models.entry(model.name.clone()).or_insert(Arc::new(model))),
+            Err(error) => self.note(path, &error),
+        }
+    }
+
+    fn take_derived(&mut self, path: &Path, name: &str) {
+        match read_derived(name, path) {
+            Ok((name, derived)) => drop(self.derived.insert(name, Arc::new(derived))),
             Err(error) => self.note(path, &error),
         }
     }
@@ -152,6 +165,25 @@ fn describe_file(name: &str, path: &Path) -> Result<Model, ScanError> {
     describe(name, path, &files, gguf::facts(path)?)
 }
 
+fn read_derived(name: &str, path: &Path) -> Result<(ModelName, Derived), ScanError> {
+    let found = fs::metadata(path)?;
+    if found.len() > recipe::BYTES_MAX as u64 {
+        return Err(RecipeError::TooLarge.into());
+    }
+    let text = fs::read_to_string(path)?;
+    let derived = Derived {
+        recipe: Recipe::from_text(&text)?,
+        modified: modified(&found).unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+        digest: hex(&Sha256::digest(&text)),
+    };
+    Ok((name_of(name)?, derived))
+}
+
+/// A colon is no part of a file's name everywhere; `@` is in its place there.
+fn name_of(path: &str) -> Result<ModelName, ModelNameError> {
+    path.replacen('@', ":", 1).parse()
+}
+
 fn describe(
     name: &str,
     path: &Path,
@@ -160,8 +192,7 @@ fn describe(
 ) -> Result<Model, ScanError> {
     let modified = files.iter().filter_map(|(_, found)| modified(found)).max();
     Ok(Model {
-        // A colon is no part of a file's name everywhere; `@` is in its place there.
-        name: name.replacen('@', ":", 1).parse()?,
+        name: name_of(name)?,
         path: path.canonicalize()?,
         variants: BTreeMap::new(),
         size_bytes: files.iter().map(|(_, found)| found.len()).sum(),
@@ -182,7 +213,7 @@ fn digest(files: &[(OsString, Metadata)]) -> String {
         let nanoseconds = modified(found).map_or(0, |time| time.as_nanosecond());
         hash.update(format!("\0{}\0{nanoseconds}\n", found.len()));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 #[cfg(test)]
@@ -282,6 +313,22 @@ mod tests {
         fs::write(path.join("onnx/model_fp16.onnx"), "x").unwrap();
         let models = scan(root.path()).unwrap().models;
         assert_ne!(models[&"owner/m".parse().unwrap()].digest, before);
+    }
+
+    #[test]
+    fn a_recipe_is_a_derived_model_and_a_broken_one_a_problem() {
+        let root = tempfile::tempdir().unwrap();
+        put_model(root.path(), "m");
+        fs::create_dir(root.path().join("me")).unwrap();
+        let recipe = "from = 'm'\nsystem = 's'";
+        fs::write(root.path().join("me/helper@v2.model.toml"), recipe).unwrap();
+        fs::write(root.path().join("broken.model.toml"), "from = 'm'\nsystm = 's'").unwrap();
+        let Scan { models, derived, problems, .. } = scan(root.path()).unwrap();
+        assert_eq!(names(&models), ["m"]);
+        let [(name, helper)] = &derived.iter().collect::<Vec<_>>()[..] else { panic!("one") };
+        assert_eq!((name.as_str(), helper.recipe.from.as_str()), ("me/helper:v2", "m"));
+        let [problem] = &problems.iter().collect::<Vec<_>>()[..] else { panic!("{problems:?}") };
+        assert!(problem.contains("broken.model.toml: unknown field `systm`"), "{problem}");
     }
 
     #[cfg(unix)]

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use self::home::Home;
 use super::{Exit, Failure};
 use crate::app::App;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Offer};
 use crate::config::{self, ACCESS_FIELDS, Config, KEYS, MODEL_KEYS};
 use crate::fleet::scheduler::Budget;
 use crate::fleet::{Fleet, FleetTask, Rules, Settings, WorkerSettings};
@@ -59,6 +59,10 @@ pub(super) fn settings_help() -> String {
     for key in MODEL_KEYS {
         help.push_str(&format!("  {:<26} {}\n", key.name, key.help));
     }
+    help.push_str(
+        "\nOther names of models, keys under a line [aliases] in hearth.toml:\n  \
+         \"gpt-4o-mini\" = \"NAME\"\n",
+    );
     help.push_str("\nA client's key, each a table [[keys]] in hearth.toml:\n");
     for (field, meaning) in ACCESS_FIELDS {
         help.push_str(&format!("  {field:<26} {meaning}\n"));
@@ -106,6 +110,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let metrics = metrics::install().map_err(|error| Failure::new(Exit::Failed, error))?;
     let (fleet, fleet_task) = start_fleet(&config, &home)?;
     let catalog = Arc::new(Catalog::new(home.models_dir().to_owned()));
+    catalog.set_aliases(config.aliases.clone());
     let hub = Hub::new(&config.hf_endpoint, config.hf_token.clone());
     let app = Arc::new(App {
         puller: Arc::new(Puller::new(hub, Arc::clone(&catalog))),
@@ -125,6 +130,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         caller: Arc::new(Caller::unlimited("gateway")),
     });
     warn_of_what_is_missing(&config, &app).await;
+    warn_of_aliases(&app).await;
     announce(address)?;
     let (order, shutdown) = watch::channel(None);
     let serving = server::run(Arc::clone(&app), listener, config.max_connections, shutdown);
@@ -240,6 +246,16 @@ async fn warn_of_what_is_missing(config: &Config, app: &App) {
     }
 }
 
+/// A name that stands for nothing may come to stand for something; until then it is worth a word.
+async fn warn_of_aliases(app: &App) {
+    let Ok(names) = app.catalog.names().await else { return };
+    for (alias, model) in &*names.aliases {
+        if names.offer(alias).is_none() {
+            tracing::warn!(%alias, "stands for {model}, which is not there");
+        }
+    }
+}
+
 /// The one line on standard output: scripts read the port from it.
 fn announce(address: SocketAddr) -> Result<(), Failure> {
     let mut out = std::io::stdout();
@@ -277,7 +293,7 @@ async fn preload(app: &App, config: &Config) {
     let wanted = config.models.by_name.iter().filter(|(_, settings)| settings.preload);
     let loads = wanted.map(|(name, _)| async move {
         match app.catalog.find(name).await {
-            Ok(Some(model)) => {
+            Ok(Some(Offer { model, .. })) => {
                 if let Err(refusal) = app.fleet.preload(&model).await {
                     tracing::error!(model = %name, "can't be preloaded: {refusal}");
                 }

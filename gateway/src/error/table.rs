@@ -84,6 +84,10 @@ impl ApiError {
             Self::NotServable(_) => {
                 Row::new(StatusCode::BAD_GATEWAY, "not_servable", Outcome::Failed)
             }
+            Self::ModelNeeded { .. } => {
+                Row::invalid(StatusCode::CONFLICT, "model_needed").about("model")
+            }
+            Self::IsAlias(_) => Row::invalid(StatusCode::CONFLICT, "model_is_alias").about("model"),
             Self::ModelInUse(_) => Row::refused(StatusCode::CONFLICT, "model_in_use", SOON),
             Self::KeyBusy { .. } => {
                 Row::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", SOON)

@@ -15,6 +15,8 @@ pub struct Choice {
     pub tool_calls: Vec<ToolCall>,
     /// One for each token, if they were asked for.
     pub logprobs: Vec<TokenLogprob>,
+    /// Every token of the prompt and of the answer, if they were asked for.
+    pub context: Vec<u32>,
     /// How it ended.
     pub finish: Finish,
 }
@@ -93,6 +95,7 @@ pub(super) struct Growing {
     /// By the worker's index, which counts them from 0.
     tool_calls: Vec<ToolCall>,
     logprobs: Vec<TokenLogprob>,
+    context: Vec<u32>,
     finish: Option<Finish>,
 }
 
@@ -116,13 +119,14 @@ impl Growing {
             }
         }
         self.logprobs.extend(news.logprobs);
+        self.context.extend(news.context);
         self.finish = self.finish.or(news.finish);
     }
 
     /// `None` if it has not finished.
     pub(super) fn whole(self) -> Option<Choice> {
-        let Self { text, reasoning, tool_calls, logprobs, finish } = self;
-        finish.map(|finish| Choice { text, reasoning, tool_calls, logprobs, finish })
+        let Self { text, reasoning, tool_calls, logprobs, context, finish } = self;
+        finish.map(|finish| Choice { text, reasoning, tool_calls, logprobs, context, finish })
     }
 }
 
@@ -146,7 +150,15 @@ mod tests {
     }
 
     fn news(parts: Vec<Part>, finish: Option<Finish>) -> News {
-        News { id: RequestId(1), choice: 0, parts, tokens: 1, logprobs: Vec::new(), finish }
+        News {
+            id: RequestId(1),
+            choice: 0,
+            parts,
+            tokens: 1,
+            logprobs: Vec::new(),
+            context: Vec::new(),
+            finish,
+        }
     }
 
     #[test]

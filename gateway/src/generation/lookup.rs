@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use hearth_shared::ids::{MODEL_NAME_BYTES_MAX, ModelName};
+use serde_json::{Map, Value};
 
 use crate::app::App;
-use crate::catalog::Model;
+use crate::catalog::{Model, Offer};
 use crate::error::ApiError;
 use crate::hub::without_host;
 
@@ -16,26 +17,50 @@ const CLOSEST_MAX: usize = 3;
 /// Names that are less alike than this are not what was meant.
 const LIKENESS_MIN: f64 = 0.5;
 
-/// Looks a model up by what a client wrote.
+/// Looks up the model that serves what a client wrote, where what a recipe says does not matter.
+///
+/// # Errors
+/// As [`find_offer`].
+pub async fn find_model(app: &App, written: &str) -> Result<Arc<Model>, ApiError> {
+    Ok(find_offer(app, written).await?.model)
+}
+
+/// Looks up what a request names, before anything else of it is read: what a derived model says
+/// counts where other fields are absent.
+///
+/// # Errors
+/// As [`find_offer`]; a request without a name is refused by whoever reads it.
+pub async fn find_named(app: &App, request: &Map<String, Value>) -> Result<Offer, ApiError> {
+    let text = |name| request.get(name).and_then(Value::as_str);
+    find_offer(app, text("model").or_else(|| text("name")).unwrap_or_default()).await
+}
+
+/// Looks up what a client wrote.
 ///
 /// # Errors
 /// [`ApiError::UnknownModel`], with the closest names there are; [`ApiError::Catalog`] if nobody
 /// knows.
-pub async fn find_model(app: &App, written: &str) -> Result<Arc<Model>, ApiError> {
+pub async fn find_offer(app: &App, written: &str) -> Result<Offer, ApiError> {
     let parsed = without_host(written).parse::<ModelName>().ok();
-    let parsed = parsed.filter(|name| app.caller.may_use(name));
     if let Some(name) = &parsed
-        && let Some(model) = app.catalog.find(name).await?
+        && let Some(offer) = app.catalog.find(name).await?
+        && app.may_use(&offer)
     {
-        return Ok(model);
+        return Ok(offer);
     }
-    let models = app.models().await?;
-    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
-    let is_base = |model: &&Arc<Model>| {
-        parsed.as_ref().is_some_and(|name| name.base() == model.name.as_str())
+    let offers = app.offers().await?;
+    let names: Vec<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
+    let parsed = parsed.filter(|name| app.caller.may_use(name));
+    let is_base =
+        |offer: &&Offer| parsed.as_ref().is_some_and(|name| name.base() == offer.name.as_str());
+    let why_not = match &parsed {
+        Some(name) => app.catalog.names().await?.why_not(name),
+        None => None,
     };
-    let hint = if let Some(base) = models.iter().find(is_base) {
-        base.variants_hint()
+    let hint = if let Some(why_not) = why_not {
+        why_not
+    } else if let Some(Offer { model, derived: None, .. }) = offers.iter().find(is_base) {
+        model.variants_hint()
     } else if names.is_empty() {
         format!("there are no models yet; put one into {}", app.catalog.root().display())
     } else {

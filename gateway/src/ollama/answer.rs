@@ -5,20 +5,18 @@
 
 mod line;
 
-use std::sync::Arc;
-
 use futures_util::stream;
-use hearth_shared::protocol::{Generate, Part};
+use hearth_shared::protocol::{Generate, Part, RequestFailure};
 use hyper::Response;
 use serde_json::{Map, Value};
 
 use self::line::{End, Said, line};
 use super::warm;
 use crate::app::App;
-use crate::catalog::Model;
+use crate::catalog::Offer;
 use crate::error::ApiError;
 use crate::fields::parse_object;
-use crate::generation::{Ask, Choice, Generation, ToolCall, find_model, new_call_id};
+use crate::generation::{Ask, Choice, Generation, ToolCall, find_named, new_call_id};
 use crate::http;
 use crate::metrics::RequestMeter;
 use crate::server::ReadBody;
@@ -66,32 +64,56 @@ pub(super) async fn serve(
     parse: impl FnOnce(&Map<String, Value>) -> Result<Parsed, ApiError>,
 ) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start(shape.endpoint());
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
+    let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let (ask, Request { stream, must_think, body }) = match (meter.check(parsed)?, shape) {
+    let offer = find_named(app, &map).await;
+    if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
+        recipe.under_options(&mut map);
+    }
+    let (ask, Request { stream, must_think, body }) = match (meter.check(parse(&map))?, shape) {
         ((ask, Some(request)), _) => (ask, request),
         ((ask, None), Shape::Chat) => return warm::chat(app, &ask, meter).await,
         ((ask, None), Shape::Generate) => return warm::generate(app, &ask, meter).await,
     };
-    let model = meter.check(find_model(app, &ask.model).await)?;
+    let offer = meter.check(offer)?;
     if must_think {
-        let can = thinks(app, &model).await;
+        let can = thinks(app, &offer).await;
         meter.check(can)?;
     }
-    let generation = Generation::start(app, &model, ask.keep_alive, body, meter).await?;
+    let body = offer.laid_into(body);
+    let num_ctx = body.context_max;
+    let generation = Generation::start(app, &offer.model, ask.keep_alive, body, meter).await;
+    let generation = generation.map_err(|error| by_num_ctx(error, num_ctx))?;
     let answer = Answer { shape, model: ask.model, generation, call: None };
     if stream { Ok(answer.streamed()) } else { answer.whole().await }
 }
 
 /// A model that can't think must not be taken for one that had nothing to think about.
-async fn thinks(app: &App, model: &Arc<Model>) -> Result<(), ApiError> {
-    let description = app.shelf.describe(model).await;
-    if description.capabilities(model.facts.kind).contains(&"thinking") {
+async fn thinks(app: &App, offer: &Offer) -> Result<(), ApiError> {
+    let description = app.shelf.describe_offer(offer).await;
+    if description.capabilities(offer.model.facts.kind).contains(&"thinking") {
         return Ok(());
     }
-    let message = format!("\"{}\" does not support thinking; leave `think` out", model.name);
+    let message = format!("\"{}\" does not support thinking; leave `think` out", offer.name);
     Err(ApiError::invalid("think", message))
+}
+
+/// A context that is too short because the request wants it so is the request's affair.
+fn by_num_ctx(error: ApiError, num_ctx: Option<u32>) -> ApiError {
+    match (&error, num_ctx) {
+        (
+            ApiError::Worker(RequestFailure::ContextOverflow { prompt_tokens, context_length }),
+            Some(num_ctx),
+        ) if *context_length == num_ctx => {
+            let message = format!(
+                "the prompt has {prompt_tokens} tokens, but `num_ctx` allows {num_ctx}, answer \
+                 included, and nothing is ever cut off; make one longer or the other shorter"
+            );
+            ApiError::invalid("options.num_ctx", message)
+        }
+        _ => error,
+    }
 }
 
 /// One answer on its way out.
@@ -112,10 +134,10 @@ impl Answer {
         let Self { shape, model, generation, call: _ } = self;
         let arrived = generation.arrived();
         let mut choices = generation.collect().await?;
-        let Choice { text, reasoning, tool_calls, logprobs, finish } =
+        let Choice { text, reasoning, tool_calls, logprobs, context, finish } =
             choices.pop().expect("one was asked for");
         let said = Said { text, thinking: reasoning, tool_calls, logprobs };
-        let end = End::new(&finish, arrived.elapsed());
+        let end = End::new(&finish, context, arrived.elapsed());
         Ok(http::json(&line(shape, &model, &said, Some(end))))
     }
 
@@ -149,7 +171,7 @@ impl Answer {
         let Some(finish) = news.finish else {
             return (out, true);
         };
-        let end = End::new(&finish, self.generation.arrived().elapsed());
+        let end = End::new(&finish, news.context, self.generation.arrived().elapsed());
         out.extend(ndjson::line(&line(self.shape, &self.model, &Said::default(), Some(end))));
         (out, false)
     }

@@ -1,11 +1,11 @@
 //! `POST /api/chat`.
 
-use hearth_shared::protocol::{Chat, Generate, JsonText, Prompt};
+use hearth_shared::protocol::{Chat, JsonText, Prompt};
 use hyper::Response;
 use serde_json::{Map, Value};
 
 use super::answer::{self, Parsed, Request, Shape};
-use super::options::{self, Options};
+use super::options;
 use super::think::{self, Think};
 use crate::app::App;
 use crate::error::ApiError;
@@ -43,9 +43,7 @@ fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
         template_variables: variables,
         ..Chat::new(JsonText(messages.to_string()))
     });
-    let Options { sampling, stop, max_tokens, constraint, logprobs } = options::options(fields)?;
-    let prompt = Generate::new(prompt);
-    let body = Generate { sampling, stop, max_tokens, constraint, logprobs, ..prompt };
+    let body = options::generate(fields, prompt)?;
     Ok((ask, Some(Request { stream: options::stream(fields)?, must_think, body })))
 }
 
@@ -102,7 +100,10 @@ mod tests {
         .unwrap();
         assert!(!request.stream && request.must_think);
         let body = &request.body;
-        assert_eq!((body.max_tokens, body.logprobs), (Some(5), Some(3)));
+        assert_eq!(
+            (body.max_tokens, body.context_max, body.logprobs),
+            (Some(5), Some(99), Some(3))
+        );
         let schema = JsonText(r#"{"type":"object"}"#.to_owned());
         assert_eq!(body.constraint, Some(Constraint::JsonSchema(schema)));
         let chat = chat(&request);

@@ -1,62 +1,96 @@
 //! `POST /api/create`: a model from a file that was uploaded, from another model, or from a path on
-//! this machine.
+//! this machine; and what a Modelfile would lay over it, as a recipe.
 //!
-//! Models here are their files and nothing else, so what Ollama would keep beside them (a prompt of
-//! its own, other parameters) is refused by name: requests can carry all of it.
+//! A recipe is a small file that names the model whose weights it uses. Where files that come with the
+//! request shall have one, they become `NAME:weights`, and the recipe `NAME` is made of that.
 
 use std::path::{Path, PathBuf};
 
+use hearth_shared::ids::ModelName;
+use hearth_shared::protocol::{Chat, JsonText, ModelKind, Prompt};
 use hyper::Response;
 use serde_json::{Value, json};
 
 use super::{blobs, manage, options, pull};
 use crate::app::App;
+use crate::catalog::{Model, Offer};
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
-use crate::generation::find_model;
+use crate::generation::find_offer;
+use crate::metrics::RequestMeter;
+use crate::oneshot::Call;
+use crate::recipe::Recipe;
 use crate::server::ReadBody;
 use crate::stream::Body;
 
-/// What changes nothing about a model here, with the values that ask for nothing.
-const REFUSED: [&str; 8] = [
+/// What would change the weights, or how Ollama's own engine reads them, or comes from elsewhere.
+const REFUSED: [&str; 9] = [
     "adapters",
-    "messages",
+    "draft",
+    "info",
     "modelfile",
-    "parameters",
+    "parser",
     "quantization",
     "quantize",
-    "system",
-    "template",
+    "remote_host",
+    "renderer",
 ];
+
+/// Where the weights are.
+enum Source {
+    /// In the catalogue already.
+    Here(Box<Offer>),
+    /// At a path of the server's.
+    Path(PathBuf),
+    /// Uploaded for this.
+    Blob(PathBuf),
+}
 
 /// Serves one request.
 ///
 /// # Errors
-/// [`ApiError`]
+/// [`ApiError`]; there is no new model.
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let map = parse_object(request_body.as_ref())?;
     drop(request_body);
     let fields = Fields::new(&map);
     let ask = options::ask(fields)?;
     let streamed = options::stream(fields)?;
-    let name = manage::new_name("model", &ask.model)?;
+    let name = manage::new_name(app, "model", &ask.model).await?;
     for refused in REFUSED {
         fields.refuse(refused, &[json!(""), json!([]), json!({})])?;
     }
-    match (uploaded(fields)?, fields.text("from")?.filter(|from| !from.is_empty())) {
-        (Some(digest), None) => {
-            let blob = blobs::place(app, digest).await?;
-            manage::adopt(app, blob.clone(), name).await?;
+    let source = source(app, fields).await?;
+    let from = match &source {
+        Source::Here(offer) => offer.model.name.clone(),
+        Source::Path(_) | Source::Blob(_) => weights_of(&name),
+    };
+    let recipe = Recipe::read(fields, from)?;
+    match source {
+        Source::Here(offer) => derive(app, &offer, recipe, name).await?,
+        Source::Path(path) => take_in(app, path, recipe, name).await?,
+        Source::Blob(blob) => {
+            take_in(app, blob.clone(), recipe, name).await?;
             // The model has it now; under its digest nobody needs it any more.
             drop(tokio::fs::remove_file(blob).await);
         }
-        (None, Some(from)) => manage::adopt(app, source(app, from).await?, name).await?,
-        (Some(_), Some(_)) | (None, None) => {
-            let message = "say either what the model is made `from`, or which uploaded `files`";
-            return Err(ApiError::invalid("from", message));
-        }
     }
     Ok(pull::done(streamed))
+}
+
+async fn source(app: &App, fields: Fields<'_>) -> Result<Source, ApiError> {
+    match (uploaded(fields)?, fields.text("from")?.filter(|from| !from.is_empty())) {
+        (Some(digest), None) => Ok(Source::Blob(blobs::place(app, digest).await?)),
+        (None, Some(from)) if Path::new(from).is_absolute() => {
+            app.caller.check_may_name_paths()?;
+            Ok(Source::Path(PathBuf::from(from)))
+        }
+        (None, Some(from)) => Ok(Source::Here(Box::new(find_offer(app, from).await?))),
+        (Some(_), Some(_)) | (None, None) => {
+            let message = "say either what the model is made `from`, or which uploaded `files`";
+            Err(ApiError::invalid("from", message))
+        }
+    }
 }
 
 /// The digest of the one file that a model is made of.
@@ -82,10 +116,86 @@ fn uploaded(fields: Fields<'_>) -> Result<Option<&str>, ApiError> {
     }
 }
 
-async fn source(app: &App, from: &str) -> Result<PathBuf, ApiError> {
-    if Path::new(from).is_absolute() {
-        app.caller.check_may_name_paths()?;
-        return Ok(PathBuf::from(from));
+/// What files are called whose name a recipe has.
+fn weights_of(name: &ModelName) -> ModelName {
+    let text = match name.variant() {
+        Some(_) => format!("{name}-weights"),
+        None => format!("{name}:weights"),
+    };
+    // Only a name that is as long as names may be grows too long.
+    text.parse().unwrap_or_else(|_too_long| name.clone())
+}
+
+/// A recipe over a model that is here; what lays nothing over it is another name for its files.
+async fn derive(app: &App, offer: &Offer, recipe: Recipe, name: ModelName) -> Result<(), ApiError> {
+    let Some(below) = offer.recipe() else {
+        if recipe.is_plain() {
+            return manage::adopt(app, offer.model.path.clone(), name).await;
+        }
+        return keep(app, &offer.model, recipe, name).await;
+    };
+    keep(app, &offer.model, recipe.over(below), name).await
+}
+
+/// Files that were not here, and a recipe over them if the request has one.
+async fn take_in(
+    app: &App,
+    path: PathBuf,
+    recipe: Recipe,
+    name: ModelName,
+) -> Result<(), ApiError> {
+    if recipe.is_plain() {
+        return manage::adopt(app, path, name).await;
     }
-    Ok(find_model(app, from).await?.path.clone())
+    let weights = recipe.from.clone();
+    if weights == name {
+        return Err(ApiError::invalid("model", format!("`{name}` is too long for what it gets")));
+    }
+    manage::adopt(app, path, weights.clone()).await?;
+    let kept = match app.catalog.find(&weights).await? {
+        Some(Offer { model, .. }) => keep(app, &model, recipe, name).await,
+        None => Err(ApiError::NotServable(weights.clone())),
+    };
+    if kept.is_err() {
+        // Nothing of it stays; what failed is told, whatever comes of this.
+        drop(manage::change(app, move |store| store.remove(&weights)).await);
+    }
+    kept
+}
+
+async fn keep(app: &App, model: &Model, recipe: Recipe, name: ModelName) -> Result<(), ApiError> {
+    if recipe.is_for_chats() {
+        model.can(ModelKind::Generate).map_err(ApiError::Worker)?;
+    }
+    if let Some(template) = &recipe.template {
+        render(app, model, template).await?;
+    }
+    let text = recipe.to_text()?;
+    tracing::info!(model = %name, from = %recipe.from, "a derived model is kept");
+    manage::change(app, move |store| store.write_recipe(&text, &name)).await
+}
+
+/// Lets the model's worker write a conversation with the template: whether that works depends on the
+/// model's own tokens too, and nobody else knows.
+async fn render(app: &App, model: &Model, template: &str) -> Result<(), ApiError> {
+    let messages = json!([{ "role": "user", "content": "hello" }]);
+    let template = Some(template.to_owned());
+    let prompt = Prompt::Chat(Chat { template, ..Chat::new(JsonText(messages.to_string())) });
+    let meter = RequestMeter::start("/api/create");
+    let call = Call::new(app, model.clone().into(), None, meter);
+    call.tokenize(prompt).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_a_variant_of_the_name() {
+        let of = |text: &str| weights_of(&text.parse().unwrap()).to_string();
+        assert_eq!(of("me/helper"), "me/helper:weights");
+        assert_eq!(of("helper:v2"), "helper:v2-weights");
+        let longest = "a".repeat(hearth_shared::ids::MODEL_NAME_BYTES_MAX);
+        assert_eq!(of(&longest), longest);
+    }
 }

@@ -8,10 +8,12 @@ use hyper::{Response, StatusCode};
 
 use super::options;
 use crate::app::App;
+use crate::catalog::Offer;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
-use crate::generation::find_model;
+use crate::generation::{find_model, find_offer};
 use crate::http;
+use crate::hub::without_host;
 use crate::server::ReadBody;
 use crate::store::{Store, StoreError};
 use crate::stream::Body;
@@ -30,9 +32,15 @@ pub async fn copy(app: &App, request_body: ReadBody) -> Result<Response<Body>, A
     let missing = |name| ApiError::invalid(name, format!("`{name}` is missing"));
     let source = fields.text("source")?.ok_or_else(|| missing("source"))?;
     let destination = fields.text("destination")?.ok_or_else(|| missing("destination"))?;
-    let destination = new_name("destination", destination)?;
-    let model = find_model(app, source).await?;
-    adopt(app, model.path.clone(), destination).await?;
+    let destination = new_name(app, "destination", destination).await?;
+    let Offer { model, derived, .. } = find_offer(app, source).await?;
+    match derived {
+        None => adopt(app, model.path.clone(), destination).await?,
+        Some(derived) => {
+            let text = derived.recipe.to_text()?;
+            change(app, move |store| store.copy_recipe(&text, &destination)).await?;
+        }
+    }
     Ok(http::status(StatusCode::OK, ""))
 }
 
@@ -44,21 +52,43 @@ pub async fn delete(app: &App, request_body: ReadBody) -> Result<Response<Body>,
     let map = parse_object(request_body.as_ref())?;
     drop(request_body);
     let ask = options::ask(Fields::new(&map))?;
-    let model = find_model(app, &ask.model).await?;
-    // Its worker holds the files open, and would go on with a model that is no longer there.
-    app.fleet.unload(&model.name).await;
-    if tokio::time::timeout(LEAVE_TIMEOUT, app.fleet.gone(&model.name)).await.is_err() {
-        return Err(ApiError::ModelInUse(model.name.clone()));
-    }
-    let name = model.name.clone();
+    let names = app.catalog.names().await?;
+    let name = match without_host(&ask.model).parse::<ModelName>() {
+        Ok(name) if names.aliases.contains_key(&name) => return Err(ApiError::IsAlias(name)),
+        // Also one whose model is gone, which nobody finds any more.
+        Ok(name) if names.derived.contains_key(&name) && !names.models.contains_key(&name) => name,
+        Ok(_) | Err(_) => {
+            let model = find_model(app, &ask.model).await?;
+            let needed_by = names.made_of(&model.name);
+            if !needed_by.is_empty() {
+                return Err(ApiError::ModelNeeded { model: model.name.clone(), needed_by });
+            }
+            leave(app, &model.name).await?;
+            model.name.clone()
+        }
+    };
+    tracing::info!(model = %name, "is deleted");
     change(app, move |store| store.remove(&name)).await?;
-    tracing::info!(model = %model.name, "deleted");
     Ok(http::status(StatusCode::OK, ""))
 }
 
+/// Waits until its worker is gone, which holds the files open, and would go on with a model that is
+/// no longer there.
+async fn leave(app: &App, model: &ModelName) -> Result<(), ApiError> {
+    app.fleet.unload(model).await;
+    let gone = tokio::time::timeout(LEAVE_TIMEOUT, app.fleet.gone(model)).await;
+    gone.map_err(|_elapsed| ApiError::ModelInUse(model.clone()))
+}
+
 /// A name for a model that is to be made.
-pub(super) fn new_name(field: &str, text: &str) -> Result<ModelName, ApiError> {
-    text.parse().map_err(|error| ApiError::invalid(field, format!("`{text}`: {error}")))
+pub(super) async fn new_name(app: &App, field: &str, text: &str) -> Result<ModelName, ApiError> {
+    let name: ModelName =
+        text.parse().map_err(|error| ApiError::invalid(field, format!("`{text}`: {error}")))?;
+    // A model of this name could not be asked for.
+    if app.catalog.names().await?.aliases.contains_key(&name) {
+        return Err(ApiError::IsAlias(name));
+    }
+    Ok(name)
 }
 
 /// Gives the model at a path a name of ours.

@@ -1,6 +1,6 @@
 //! What Ollama's requests have in common: `model`, `keep_alive`, `stream`, `options`. Pure.
 
-use hearth_shared::protocol::{Constraint, JsonText, Sampling};
+use hearth_shared::protocol::{Constraint, Generate, JsonText, Prompt, Sampling};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -14,14 +14,13 @@ const TOP_LOGPROBS_MAX: u32 = 20;
 /// Ollama's fields.
 const SPELLING: Spelling = Spelling { repetition_penalty: "repeat_penalty", temperature_max: 10.0 };
 
-/// How a request wants its answer made.
+/// `options`, or what a recipe says in their place.
 #[derive(Debug)]
-pub(super) struct Options {
-    pub(super) sampling: Sampling,
-    pub(super) stop: Vec<String>,
-    pub(super) max_tokens: Option<u32>,
-    pub(super) constraint: Option<Constraint>,
-    pub(super) logprobs: Option<u32>,
+pub(crate) struct Options {
+    pub(crate) sampling: Sampling,
+    pub(crate) stop: Vec<String>,
+    max_tokens: Option<u32>,
+    context_max: Option<u32>,
 }
 
 /// The model, and how long to keep it.
@@ -35,14 +34,31 @@ pub(super) fn ask(fields: Fields<'_>) -> Result<Ask, ApiError> {
     Ok(Ask { model, keep_alive: fields.keep_alive()? })
 }
 
-/// `options`, on top of Ollama's defaults, and the fields beside it that say the same sort of thing.
-///
-/// An option that is not read here is passed over, as Ollama does with those that it does not know:
-/// they say how Ollama's own engine should run. So does `num_ctx`, because a context here is always
-/// the model's whole one, and a prompt that does not fit is refused with the counts.
-pub(super) fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
+/// A request for an answer to the prompt, as `options` and the fields beside it that say the same
+/// sort of thing want it made.
+pub(super) fn generate(fields: Fields<'_>, prompt: Prompt) -> Result<Generate, ApiError> {
     let empty = serde_json::Map::new();
     let given = fields.object("options", "options.")?.unwrap_or(Fields::new(&empty));
+    let Options { sampling, stop, max_tokens, context_max } = read(given)?;
+    Ok(Generate {
+        sampling,
+        stop,
+        max_tokens,
+        context_max,
+        constraint: format(fields)?,
+        logprobs: logprobs(fields)?,
+        ..Generate::new(prompt)
+    })
+}
+
+/// Options over Ollama's defaults.
+///
+/// One that is not read here is passed over, as Ollama does with those that it does not know: they
+/// say how Ollama's own engine should run.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the option.
+pub(crate) fn read(given: Fields<'_>) -> Result<Options, ApiError> {
     let mut sampling = sampling::read(given, SPELLING)?;
     // -1 is "random", as absent is.
     sampling.seed = sampling.seed.filter(|seed| *seed != u64::MAX);
@@ -50,9 +66,13 @@ pub(super) fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
         sampling,
         stop: given.texts("stop", STOP_MAX)?,
         max_tokens: given.count("num_predict")?,
-        constraint: format(fields)?,
-        logprobs: logprobs(fields)?,
+        context_max: num_ctx(given)?,
     })
+}
+
+/// The most tokens that prompt and answer may have; 0 says nothing.
+pub(crate) fn num_ctx(given: Fields<'_>) -> Result<Option<u32>, ApiError> {
+    Ok(given.count("num_ctx")?.filter(|tokens| *tokens > 0))
 }
 
 /// `format`: `json`, or a schema.
@@ -86,7 +106,7 @@ pub(super) fn stream(fields: Fields<'_>) -> Result<bool, ApiError> {
 }
 
 /// Refuses pictures by the name of the field that holds them.
-pub(super) fn refuse_images(fields: Fields<'_>, path: &str) -> Result<(), ApiError> {
+pub(crate) fn refuse_images(fields: Fields<'_>, path: &str) -> Result<(), ApiError> {
     match fields.get("images") {
         None => Ok(()),
         Some(Value::Array(images)) if images.is_empty() => Ok(()),
@@ -104,11 +124,17 @@ mod tests {
     fn options_lie_over_ollamas_defaults() {
         let value =
             json!({"options": {"temperature": 0, "num_predict": -1, "seed": 7, "stop": "x"}});
-        let options = options(Fields::new(value.as_object().unwrap())).unwrap();
-        let sampling = options.sampling;
+        let of =
+            |value: &Value| generate(Fields::new(value.as_object().unwrap()), Prompt::raw("x"));
+        let body = of(&value).unwrap();
+        let sampling = body.sampling;
         assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.0, 40, 0.9));
-        assert_eq!((sampling.seed, options.max_tokens), (Some(7), None));
-        assert_eq!(options.stop, ["x"]);
+        assert_eq!((sampling.seed, body.max_tokens), (Some(7), None));
+        assert_eq!(body.stop, ["x"]);
+        for (num_ctx, context_max) in [(64, Some(64)), (0, None), (-1, None)] {
+            let body = of(&json!({"options": {"num_ctx": num_ctx}})).unwrap();
+            assert_eq!(body.context_max, context_max);
+        }
     }
 
     #[test]
@@ -121,7 +147,8 @@ mod tests {
     #[test]
     fn a_wrong_option_is_named_with_its_path() {
         let value = json!({"options": {"top_p": 2}});
-        let error = options(Fields::new(value.as_object().unwrap())).unwrap_err();
+        let fields = Fields::new(value.as_object().unwrap());
+        let error = generate(fields, Prompt::raw("x")).unwrap_err();
         assert_eq!(error.to_string(), "`options.top_p` must be between 0 and 1, not 2");
     }
 }

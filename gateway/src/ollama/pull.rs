@@ -49,7 +49,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
         Wanted::Here => {}
         Wanted::Local(path) => {
             let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let name = manage::new_name("model", name)?;
+            let name = manage::new_name(app, "model", name).await?;
             manage::adopt(app, path, name).await?;
         }
         Wanted::Repo(repo) => return pull(app, repo, streamed).await,

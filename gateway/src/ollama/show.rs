@@ -1,4 +1,4 @@
-//! `POST /api/show`: what a model's files say of it. Nothing is loaded for it.
+//! `POST /api/show`: what a model's files and its recipe say of it. Nothing is loaded for it.
 
 use hyper::Response;
 use serde::Serialize;
@@ -6,11 +6,12 @@ use serde_json::{Map, Value};
 
 use super::{Details, date, options};
 use crate::app::App;
-use crate::describe::{Arrays, read};
+use crate::describe::read_offer;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
-use crate::generation::find_model;
+use crate::generation::find_offer;
 use crate::http;
+use crate::recipe::{modelfile, parameters_text};
 use crate::server::ReadBody;
 use crate::stream::Body;
 
@@ -19,9 +20,15 @@ struct Show<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     license: Option<&'a str>,
     modelfile: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    parameters: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     template: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<&'a str>,
     details: Details<'a>,
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    messages: &'a [Value],
     model_info: &'a Map<String, Value>,
     capabilities: Vec<&'static str>,
     modified_at: String,
@@ -36,28 +43,24 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     drop(request_body);
     let fields = Fields::new(&map);
     let ask = options::ask(fields)?;
-    let model = find_model(app, &ask.model).await?;
+    let offer = find_offer(app, &ask.model).await?;
     let description = if fields.flag("verbose")?.unwrap_or(false) {
-        read(&model, Arrays::Whole).await.into()
+        read_offer(&offer).await.into()
     } else {
-        app.shelf.describe(&model).await
+        app.shelf.describe_offer(&offer).await
     };
+    let recipe = offer.recipe();
+    let from = recipe.map_or(&offer.model.name, |recipe| &recipe.from).with_tag();
     Ok(http::json(&Show {
         license: description.license.as_deref(),
-        modelfile: modelfile(&model.name.with_tag(), description.template.as_deref()),
+        modelfile: modelfile(&from, description.template.as_deref(), recipe),
+        parameters: recipe.map_or_else(String::new, |recipe| parameters_text(&recipe.parameters)),
         template: description.template.as_deref(),
-        details: Details::of(&model, &description),
+        system: recipe.and_then(|recipe| recipe.system.as_deref()),
+        details: Details::of_offer(&offer, &description),
+        messages: recipe.map_or(&[], |recipe| &recipe.messages[..]),
         model_info: &description.info,
-        capabilities: description.capabilities(model.facts.kind),
-        modified_at: date(model.modified),
+        capabilities: description.capabilities(offer.model.facts.kind),
+        modified_at: date(offer.modified()),
     }))
-}
-
-/// What Ollama would make the same model from.
-fn modelfile(name: &str, template: Option<&str>) -> String {
-    let mut file = format!("FROM {name}\n");
-    if let Some(template) = template {
-        file.push_str(&format!("TEMPLATE \"\"\"{template}\"\"\"\n"));
-    }
-    file
 }

@@ -1,4 +1,5 @@
-//! `GET /api/tags`: the catalogue, newest first.
+//! `GET /api/tags`: everything that can be asked for, newest first. Sizes are those of the files, which
+//! derived models and other names share.
 
 use hyper::Response;
 use serde::Serialize;
@@ -20,30 +21,30 @@ struct Tag<'a> {
     model: String,
     modified_at: String,
     size: u64,
-    digest: &'a str,
+    digest: String,
     details: Details<'a>,
     capabilities: Vec<&'static str>,
 }
 
-/// Every model.
+/// Every model, and every name of one.
 ///
 /// # Errors
 /// [`ApiError::Catalog`].
 pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
-    let models = app.models().await?;
-    let mut described = Vec::with_capacity(models.len());
-    for model in &models {
-        described.push((model, app.shelf.describe(model).await));
+    let offers = app.offers().await?;
+    let mut described = Vec::with_capacity(offers.len());
+    for offer in &offers {
+        described.push((offer, app.shelf.describe_offer(offer).await));
     }
-    described.sort_by_key(|(model, _)| std::cmp::Reverse(model.modified));
-    let models = described.iter().map(|(model, description)| Tag {
-        name: model.name.with_tag(),
-        model: model.name.with_tag(),
-        modified_at: date(model.modified),
-        size: model.size_bytes,
-        digest: &model.digest,
-        details: Details::of(model, description),
-        capabilities: description.capabilities(model.facts.kind),
+    described.sort_by_key(|(offer, _)| std::cmp::Reverse(offer.modified()));
+    let models = described.iter().map(|(offer, description)| Tag {
+        name: offer.name.with_tag(),
+        model: offer.name.with_tag(),
+        modified_at: date(offer.modified()),
+        size: offer.model.size_bytes,
+        digest: offer.digest(),
+        details: Details::of_offer(offer, description),
+        capabilities: description.capabilities(offer.model.facts.kind),
     });
     Ok(http::json(&Tags { models: models.collect() }))
 }

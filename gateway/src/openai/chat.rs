@@ -15,9 +15,10 @@ pub(super) use self::fields::FIELDS;
 use self::request::{ChatAsk, ChatRequest};
 use self::response::Answer;
 use crate::app::App;
+use crate::catalog::Offer;
 use crate::error::ApiError;
 use crate::fields::parse_object;
-use crate::generation::{Generation, find_model};
+use crate::generation::{Generation, find_named};
 use crate::http;
 use crate::metrics::RequestMeter;
 use crate::ollama::warm;
@@ -31,18 +32,24 @@ use crate::stream::{self as body, Body, sse};
 /// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with an event.
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/v1/chat/completions");
-    let parsed = parse_object(request_body.as_ref())
-        .and_then(|map| Ok((request::parse(&map)?, known::unknown(&map, FIELDS))));
+    let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let (request, unknown) = match meter.check(parsed)? {
-        (ChatAsk::Generate(request), unknown) => (*request, unknown),
-        (ChatAsk::Warm(ask), _) => return warm::chat(app, &ask, meter).await,
+    let unknown = known::unknown(&map, FIELDS);
+    let offer = find_named(app, &map).await;
+    if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
+        recipe.under_fields(&mut map, "max_completion_tokens");
+    }
+    let parsed = request::parse(&map);
+    let request = match meter.check(parsed)? {
+        ChatAsk::Generate(request) => *request,
+        ChatAsk::Warm(ask) => return warm::chat(app, &ask, meter).await,
     };
-    let model = meter.check(find_model(app, &request.ask.model).await)?;
+    let offer = meter.check(offer)?;
     let ChatRequest { ask, stream, include_usage, calls, body } = request;
     let (choices, with_logprobs) = (body.choices, body.logprobs.is_some());
-    let generation = Generation::start(app, &model, ask.keep_alive, body, meter).await?;
+    let body = offer.laid_into(body);
+    let generation = Generation::start(app, &offer.model, ask.keep_alive, body, meter).await?;
     let answer = Answer::new(ask.model, calls);
     let response = if stream {
         let chunks = Chunks::new(answer, choices, include_usage, with_logprobs);

@@ -19,10 +19,10 @@ use self::request::{CompletionAsk, CompletionRequest};
 use self::response::Answer;
 use super::known;
 use crate::app::App;
-use crate::catalog::Model;
+use crate::catalog::Offer;
 use crate::error::ApiError;
 use crate::fields::parse_object;
-use crate::generation::{Ask, Choice, Generation, Usage, find_model};
+use crate::generation::{Ask, Choice, Generation, Usage, find_named};
 use crate::http;
 use crate::metrics::RequestMeter;
 use crate::ollama::warm;
@@ -40,16 +40,21 @@ const PROMPTS_AT_ONCE: usize = 8;
 /// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with an event.
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start(ENDPOINT);
-    let parsed = parse_object(request_body.as_ref())
-        .and_then(|map| Ok((request::parse(&map)?, known::unknown(&map, FIELDS))));
+    let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let (request, unknown) = match meter.check(parsed)? {
-        (CompletionAsk::Generate(request), unknown) => (*request, unknown),
-        (CompletionAsk::Warm(ask), _) => return warm::generate(app, &ask, meter).await,
+    let unknown = known::unknown(&map, FIELDS);
+    let offer = find_named(app, &map).await;
+    if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
+        recipe.under_fields(&mut map, "max_tokens");
+    }
+    let parsed = request::parse(&map);
+    let request = match meter.check(parsed)? {
+        CompletionAsk::Generate(request) => *request,
+        CompletionAsk::Warm(ask) => return warm::generate(app, &ask, meter).await,
     };
-    let model = meter.check(find_model(app, &request.ask.model).await)?;
-    let asker = Asker { app: app.clone(), model, ask: request.ask.clone(), echo: request.echo };
+    let offer = meter.check(offer)?;
+    let asker = Asker { app: app.clone(), offer, ask: request.ask.clone(), echo: request.echo };
     let response = if request.stream {
         streamed(asker, request, meter).await?
     } else {
@@ -61,14 +66,15 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
 /// Who sends each prompt to the model.
 struct Asker {
     app: App,
-    model: Arc<Model>,
+    offer: Offer,
     ask: Ask,
     echo: bool,
 }
 
 impl Asker {
     async fn start(&self, body: Generate, meter: RequestMeter) -> Result<Generation, ApiError> {
-        Generation::start(&self.app, &self.model, self.ask.keep_alive, body, meter).await
+        let (model, body) = (&self.offer.model, self.offer.laid_into(body));
+        Generation::start(&self.app, model, self.ask.keep_alive, body, meter).await
     }
 
     /// The prompt as text, if it is to be echoed; tokens have to be spelled by the model.
@@ -77,11 +83,13 @@ impl Asker {
             Prompt::Text { text, .. } if self.echo => Ok(text.clone()),
             Prompt::Tokens(tokens) if self.echo => {
                 let meter = RequestMeter::start(ENDPOINT);
-                let model = Arc::clone(&self.model);
+                let model = Arc::clone(&self.offer.model);
                 let call = Call::new(&self.app, model, self.ask.keep_alive, meter);
                 call.detokenize(tokens.clone()).await
             }
-            Prompt::Text { .. } | Prompt::Tokens(_) | Prompt::Chat(_) => Ok(String::new()),
+            Prompt::Text { .. } | Prompt::Tokens(_) | Prompt::Chat(_) | Prompt::Infill { .. } => {
+                Ok(String::new())
+            }
         }
     }
 

@@ -4,19 +4,18 @@ use async_openai::types::models::{ListModelResponse, Model as OpenAiModel};
 use hyper::Response;
 
 use crate::app::App;
-use crate::catalog::Model;
+use crate::catalog::Offer;
 use crate::error::ApiError;
-use crate::generation::find_model;
+use crate::generation::find_offer;
 use crate::http;
 use crate::stream::Body;
 
-/// Every model.
+/// Every model, and every name of one.
 ///
 /// # Errors
 /// [`ApiError::Catalog`].
 pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
-    let models = app.models().await?;
-    let data = models.iter().map(|model| describe(model)).collect();
+    let data = app.offers().await?.iter().map(describe).collect();
     Ok(http::json(&ListModelResponse { object: "list".to_owned(), data }))
 }
 
@@ -25,17 +24,16 @@ pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
 /// # Errors
 /// [`ApiError::UnknownModel`] and [`ApiError::Catalog`].
 pub async fn get(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
-    let model = find_model(app, id).await?;
-    Ok(http::json(&describe(&model)))
+    Ok(http::json(&describe(&find_offer(app, id).await?)))
 }
 
-fn describe(model: &Model) -> OpenAiModel {
+fn describe(offer: &Offer) -> OpenAiModel {
     OpenAiModel {
-        id: model.name.to_string(),
+        id: offer.name.to_string(),
         object: "model".to_owned(),
-        created: u32::try_from(model.modified.as_second()).unwrap_or(0),
+        created: u32::try_from(offer.modified().as_second()).unwrap_or(0),
         // Who made the files is not known; the part before a slash is as near as it gets.
-        owned_by: model
+        owned_by: offer
             .name
             .base()
             .split_once('/')

@@ -24,9 +24,10 @@ use self::request::{ResponseRequest, Turn};
 use self::store::Stored;
 use super::known;
 use crate::app::App;
+use crate::catalog::Offer;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
-use crate::generation::{Generation, find_model};
+use crate::generation::{Generation, find_named};
 use crate::http;
 use crate::metrics::RequestMeter;
 use crate::oneshot::{Call, find_or_only};
@@ -42,18 +43,22 @@ const LIST_DEFAULT: usize = 20;
 /// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with events.
 pub async fn create(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/v1/responses");
-    let parsed = parse_object(request_body.as_ref())
-        .and_then(|map| Ok((request::parse(&map)?, known::unknown(&map, FIELDS))));
+    let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let (request, unknown) = meter.check(parsed)?;
-    let ResponseRequest { ask, stream, store, previous, turn, body, echo } = request;
+    let unknown = known::unknown(&map, FIELDS);
+    let offer = find_named(app, &map).await;
+    if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
+        recipe.under_fields(&mut map, "max_output_tokens");
+    }
+    let parsed = request::parse(&map);
+    let ResponseRequest { ask, stream, store, previous, turn, body, echo } = meter.check(parsed)?;
     let before = meter.check(conversation(app, previous.as_deref()))?;
     let prompt = meter.check(turn.prompt(&before))?;
-    let model = meter.check(find_model(app, &ask.model).await)?;
+    let offer = meter.check(offer)?;
     let output = Output::new(body.logprobs.is_some());
-    let body = Generate { prompt, ..body };
-    let generation = Generation::start(app, &model, ask.keep_alive, body, meter).await?;
+    let body = offer.laid_into(Generate { prompt, ..body });
+    let generation = Generation::start(app, &offer.model, ask.keep_alive, body, meter).await?;
     let frame = Frame::new(ask.model, echo);
     let keep = store.then(|| (app.clone(), turn.items, before));
     let making = Making { generation, frame, output, keep };

@@ -108,3 +108,18 @@ fn what_lies_behind_a_linked_owner_is_not_ours_to_remove() {
     assert!(matches!(refused, Err(StoreError::Outside(_))));
     assert_eq!(tree(elsewhere.path()), ["precious.gguf"]);
 }
+
+#[test]
+fn a_recipe_takes_the_place_of_an_older_one_and_never_of_files() {
+    let (root, store) = with_models();
+    store.write_recipe("one", &name("me/helper:v2")).unwrap();
+    store.write_recipe("two", &name("me/helper:v2")).unwrap();
+    let place = root.path().join("me/helper@v2.model.toml");
+    assert_eq!(fs::read_to_string(&place).unwrap(), "two");
+    let taken = store.write_recipe("x", &name("file"));
+    assert!(matches!(taken, Err(StoreError::Taken(_))));
+    let taken = store.adopt(&root.path().join("file.gguf"), &name("me/helper:v2"));
+    assert!(matches!(taken, Err(StoreError::Taken(_))));
+    store.remove(&name("me/helper:v2")).unwrap();
+    assert!(!place.exists());
+}

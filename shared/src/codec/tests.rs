@@ -22,10 +22,10 @@ fn decode_all<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, DecodeError> 
 /// Whoever has to change these bytes raises `PROTOCOL_VERSION`.
 #[test]
 fn golden_bytes_pin_the_wire_format() {
-    assert_eq!(PROTOCOL_VERSION, 2);
+    assert_eq!(PROTOCOL_VERSION, 3);
     let hello =
-        FromWorker::Hello { protocol_version: 2, pid: 0x1234, token: LinkToken([0xab; 16]) };
-    let mut expected = vec![26, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0x34, 0x12, 0, 0];
+        FromWorker::Hello { protocol_version: 3, pid: 0x1234, token: LinkToken([0xab; 16]) };
+    let mut expected = vec![26, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0x34, 0x12, 0, 0];
     expected.extend([0xab; 16]);
     assert_eq!(encode(&hello).unwrap(), expected);
 
@@ -39,12 +39,13 @@ fn golden_bytes_pin_the_wire_format() {
         parts: vec![Part::Text("hé".to_owned())],
         tokens: 2,
         logprobs: Vec::new(),
+        context: vec![7],
         finish: None,
     }]);
     assert_eq!(
         encode(&step).unwrap(),
         [
-            60, 0, 0, 0, // length
+            72, 0, 0, 0, // length
             4, 0, 0, 0, // Step
             1, 0, 0, 0, 0, 0, 0, 0, // one of them
             9, 0, 0, 0, 0, 0, 0, 0, // id
@@ -53,6 +54,7 @@ fn golden_bytes_pin_the_wire_format() {
             0, 0, 0, 0, // text
             3, 0, 0, 0, 0, 0, 0, 0, b'h', 0xc3, 0xa9, 2, 0, 0, 0, // tokens
             0, 0, 0, 0, 0, 0, 0, 0, // no logprobs
+            1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, // one token of context
             0, // no finish
         ]
     );

@@ -17,6 +17,8 @@ pub struct News {
     pub tokens: u32,
     /// One for each of these tokens, if they were asked for.
     pub logprobs: Vec<TokenLogprob>,
+    /// On the choice's last news, if it was asked for: every token of the prompt and of the answer.
+    pub context: Vec<u32>,
     /// Set on the choice's last news. The request ends when every choice has finished.
     pub finish: Option<Finish>,
 }

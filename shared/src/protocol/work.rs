@@ -11,7 +11,7 @@ use super::JsonText;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Work {
     /// Continue a prompt. Answered by [`FromWorker::Step`](super::FromWorker::Step) until every choice has finished.
-    Generate(Generate),
+    Generate(Box<Generate>),
     /// Turn texts into vectors. Answered by [`FromWorker::Embeddings`](super::FromWorker::Embeddings) until the last one.
     Embed(Embed),
     /// Judge documents by a query. Answered by [`FromWorker::Scores`](super::FromWorker::Scores) until the last one.
@@ -27,6 +27,12 @@ pub enum Work {
 pub struct Generate {
     /// What the model continues.
     pub prompt: Prompt,
+    /// Tokens that stand before the prompt: all that an earlier answer told of itself.
+    pub before: Vec<u32>,
+    /// Whether each answer's last news tell all tokens, of the prompt and of the answer.
+    pub tells_context: bool,
+    /// The most tokens in the sequence, where that is less than the model's context takes.
+    pub context_max: Option<u32>,
     /// How many independent answers, at least 1; they share the reading of the prompt.
     pub choices: u32,
     /// How tokens are chosen.
@@ -56,6 +62,9 @@ impl Generate {
     pub fn new(prompt: Prompt) -> Self {
         Self {
             prompt,
+            before: Vec::new(),
+            tells_context: false,
+            context_max: None,
             choices: 1,
             sampling: Sampling::NEUTRAL,
             logit_bias: Vec::new(),
@@ -73,7 +82,7 @@ impl Generate {
 /// What a language model continues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Prompt {
-    /// A conversation, rendered with the model's own chat template.
+    /// A conversation, rendered with a chat template.
     Chat(Chat),
     /// Text, special tokens recognised.
     Text {
@@ -84,6 +93,13 @@ pub enum Prompt {
     },
     /// Tokens as they stand.
     Tokens(Vec<u32>),
+    /// What the model is to put between two texts, for models that were trained to.
+    Infill {
+        /// The text before the gap.
+        prefix: String,
+        /// The text after it.
+        suffix: String,
+    },
 }
 
 impl Prompt {
@@ -99,6 +115,8 @@ impl Prompt {
 pub struct Chat {
     /// A JSON array of messages in OpenAI's form; `content` is a string or absent.
     pub messages: JsonText,
+    /// A chat template instead of the model's own, in Jinja.
+    pub template: Option<String>,
     /// A JSON array of tools in OpenAI's form.
     pub tools: Option<JsonText>,
     /// Whether the answer may, must or must not call tools. Without tools it says nothing.
@@ -117,6 +135,7 @@ impl Chat {
     pub fn new(messages: JsonText) -> Self {
         Self {
             messages,
+            template: None,
             tools: None,
             tool_choice: ToolChoice::Auto,
             parallel_tool_calls: true,

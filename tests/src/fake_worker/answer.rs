@@ -15,16 +15,25 @@ pub(crate) struct Answer {
     pub(crate) done: u32,
     choices: u32,
     logprobs: Option<u32>,
+    before: Vec<u32>,
+    tells_context: bool,
 }
 
 impl Answer {
     pub(crate) fn new(id: RequestId, generate: &Generate) -> Self {
-        Self { id, done: 0, choices: generate.choices, logprobs: generate.logprobs }
+        Self {
+            id,
+            done: 0,
+            choices: generate.choices,
+            logprobs: generate.logprobs,
+            before: generate.before.clone(),
+            tells_context: generate.tells_context,
+        }
     }
 
     /// An answer to what was never asked.
     pub(crate) fn of_nobody(id: RequestId) -> Self {
-        Self { id, done: 0, choices: 1, logprobs: None }
+        Self { id, done: 0, choices: 1, logprobs: None, before: Vec::new(), tells_context: false }
     }
 
     /// The next token of every choice; text of others than the first says which it is.
@@ -43,6 +52,7 @@ impl Answer {
                 parts: vec![part],
                 tokens: 1,
                 logprobs: logprobs.into_iter().collect(),
+                context: Vec::new(),
                 finish: None,
             }
         });
@@ -66,9 +76,19 @@ impl Answer {
             parts: Vec::new(),
             tokens: 0,
             logprobs: Vec::new(),
+            context: self.context(script),
             finish: Some(finish),
         });
         FromWorker::Step(news.collect())
+    }
+
+    /// What came before, the prompt's tokens counted from 100, the answer's from 200.
+    fn context(&self, script: &Script) -> Vec<u32> {
+        if !self.tells_context {
+            return Vec::new();
+        }
+        let (prompt, answer) = (100..100 + PROMPT_TOKENS, 200..200 + script.tokens());
+        self.before.iter().copied().chain(prompt).chain(answer).collect()
     }
 }
 

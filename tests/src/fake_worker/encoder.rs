@@ -1,17 +1,17 @@
 //! What the fake worker makes of work that generates nothing. Pure, and easily told by a test.
 
 use hearth_shared::ids::RequestId;
-use hearth_shared::protocol::{
-    EmbedInput, FromWorker, Generate, Prompt, RequestFailure, Token, Work,
-};
+use hearth_shared::protocol::{Chat, EmbedInput, FromWorker, Prompt, RequestFailure, Token, Work};
 
 /// Vectors and scores come in batches of so many.
 const BATCH: usize = 2;
+/// A template with this in it can't be rendered.
+const BROKEN: &str = "{% broken %}";
 
 /// Every reply to the work; `None` if it is a generation.
 pub(crate) fn replies(id: RequestId, work: &Work) -> Option<Vec<FromWorker>> {
     match work {
-        Work::Generate(Generate { .. }) => None,
+        Work::Generate(_) => None,
         Work::Embed(embed) => Some(if embed.dimensions == Some(3) {
             let message = "this model has no shorter vectors".to_owned();
             vec![FromWorker::Failed { id, reason: RequestFailure::Unsupported { message } }]
@@ -33,6 +33,12 @@ pub(crate) fn replies(id: RequestId, work: &Work) -> Option<Vec<FromWorker>> {
                 prompt_tokens: count(documents.len()),
                 last,
             }))
+        }
+        Work::Tokenize(Prompt::Chat(Chat { template: Some(template), .. }))
+            if template.contains(BROKEN) =>
+        {
+            let message = "the fake template refuses, as told".to_owned();
+            Some(vec![FromWorker::Failed { id, reason: RequestFailure::Template { message } }])
         }
         Work::Tokenize(prompt) => Some(vec![FromWorker::Tokens { id, tokens: bytes_of(prompt) }]),
         Work::Detokenize(tokens) => {
@@ -70,6 +76,7 @@ fn bytes_of(prompt: &Prompt) -> Vec<Token> {
         Prompt::Text { text, add_special_tokens } => (text.clone(), *add_special_tokens),
         Prompt::Chat(chat) => (chat.messages.0.clone(), true),
         Prompt::Tokens(tokens) => (format!("{tokens:?}"), false),
+        Prompt::Infill { prefix, suffix } => (format!("{prefix}|{suffix}"), false),
     };
     let byte = |byte: &u8| Token { id: u32::from(*byte), bytes: vec![*byte] };
     let begin = special.then(|| Token { id: 1, bytes: b"<s>".to_vec() });

@@ -181,7 +181,7 @@ async fn a_runtime_that_is_missing_is_looked_for_again() {
 #[tokio::test]
 async fn a_worker_that_can_not_prove_itself_is_turned_away() {
     for (flag, what) in [
-        ("--wrong-version", "it speaks protocol version 3, this gateway 2"),
+        ("--wrong-version", "it speaks protocol version 4, this gateway 3"),
         ("--wrong-token", "it can't prove that it was spawned by this gateway"),
     ] {
         let gateway = once(&[flag], &[]).await;

@@ -17,6 +17,8 @@ mod door;
 mod metrics;
 mod ollama;
 mod ollama_models;
+mod ollama_derived;
+mod ollama_prompts;
 mod ollama_pull;
 mod encoding;
 mod command_line;

@@ -234,7 +234,7 @@ async fn an_upload_becomes_a_model_only_if_it_is_what_it_says() {
     assert_eq!(gateway.post("/api/create", &of).await.status, StatusCode::OK);
     let mut refused = of.clone();
     refused["model"] = json!("third");
-    refused["system"] = json!("You are a pirate.");
+    refused["adapters"] = json!({"a.gguf": digest});
     let answer = gateway.post("/api/create", &refused).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     assert_eq!(names(&gateway).await, ["made:latest", "second:latest"]);

@@ -118,7 +118,7 @@ impl EncodePreparer {
             Prompt::Text { text, add_special_tokens: false } => {
                 self.tokenizer.encode(&self.lower(text)).map_err(cant_encode)
             }
-            Prompt::Chat(_) => Err(RequestFailure::NoTemplate),
+            Prompt::Chat(_) | Prompt::Infill { .. } => Err(RequestFailure::NoTemplate),
         }
     }
 

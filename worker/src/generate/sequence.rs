@@ -31,6 +31,8 @@ pub(crate) struct Sequence {
     reader: Reader,
     walk: Option<Walk>,
     generated: u32,
+    /// Which tokens these are, where they are to be told.
+    told: Option<Vec<u32>>,
     /// How many of the generated tokens were thoughts.
     thought: u32,
     admitted: Instant,
@@ -58,6 +60,7 @@ impl Sequence {
             reader: Reader::new(request.reading.clone()),
             walk: request.grammar.as_ref().map(Grammar::begin),
             generated: 0,
+            told: request.tells_context.then(Vec::new),
             thought: 0,
             admitted: now,
             first_token: None,
@@ -142,6 +145,9 @@ impl Sequence {
     ) -> Result<News, RequestFailure> {
         self.last = token;
         self.generated += 1;
+        if let Some(told) = &mut self.told {
+            told.push(token);
+        }
         self.first_token.get_or_insert(now);
         let progress = match &mut self.walk {
             Some(walk) => walk.take(token)?,
@@ -212,8 +218,15 @@ impl Sequence {
             parts,
             tokens,
             logprobs: Vec::new(),
+            context: if end.is_some() { self.context() } else { Vec::new() },
             finish: end.map(|reason| self.finish(reason, now)),
         }
+    }
+
+    /// Everything that stands in the sequence now, if it is to be told.
+    fn context(&self) -> Vec<u32> {
+        let told = self.told.as_ref();
+        told.map_or_else(Vec::new, |told| [&self.request.prompt[..], told].concat())
     }
 
     fn finish(&self, reason: FinishReason, now: Instant) -> Finish {

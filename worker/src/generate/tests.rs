@@ -46,6 +46,7 @@ fn request(id: u64, prompt: &[u32]) -> Prepared {
         logprobs: None,
         reading: Reading::default(),
         grammar: None,
+        tells_context: false,
     }
 }
 

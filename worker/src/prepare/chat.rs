@@ -38,12 +38,18 @@ impl Preparer {
         chat: &Chat,
         constraint: Option<&Constraint>,
     ) -> Result<Plan, RequestFailure> {
-        let template = match &self.template {
-            Some(Ok(template)) => template,
-            Some(Err(message)) => {
+        let own;
+        let template = match (&chat.template, &self.template) {
+            (Some(source), _) => {
+                let compiled = ChatTemplate::compile(source, &self.special);
+                own = compiled.map_err(|message| RequestFailure::Template { message })?;
+                &own
+            }
+            (None, Some(Ok(template))) => template,
+            (None, Some(Err(message))) => {
                 return Err(RequestFailure::Template { message: message.clone() });
             }
-            None => return Err(RequestFailure::NoTemplate),
+            (None, None) => return Err(RequestFailure::NoTemplate),
         };
         let tools = match &chat.tools {
             Some(tools) => conversation::array("tools", &tools.0)?,

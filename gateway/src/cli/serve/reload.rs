@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
-use super::fleet_settings;
+use super::{fleet_settings, warn_of_aliases};
 use crate::app::App;
 use crate::config::{self, Config};
 
@@ -53,6 +53,8 @@ async fn reload(app: &App, config: &mut Config) {
             }
             tracing::info!("the configuration was read anew");
             app.fleet.configure(fleet_settings(&new)).await;
+            app.catalog.set_aliases(new.aliases.clone());
+            warn_of_aliases(app).await;
             *config = new;
         }
         Err(error) => tracing::error!("the configuration stays as it was: {error}"),

@@ -75,6 +75,7 @@ mod tests {
             parts: Vec::new(),
             tokens: 1,
             logprobs: Vec::new(),
+            context: Vec::new(),
             finish: over.then_some(finish),
         })
     }
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn a_generation_is_over_when_every_choice_is() {
         let generate = Generate { choices: 2, ..Generate::new(Prompt::raw("x")) };
-        let mut owed = Owed::by(&Work::Generate(generate));
+        let mut owed = Owed::by(&Work::Generate(Box::new(generate)));
         assert_eq!(owed.pay(&news(0, false)), Some(false));
         assert_eq!(owed.pay(&news(0, true)), Some(false));
         assert_eq!(owed.pay(&news(0, false)), None, "that choice was over");

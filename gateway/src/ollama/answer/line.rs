@@ -85,6 +85,9 @@ struct Likely {
 #[derive(Serialize)]
 pub(super) struct End {
     done_reason: &'static str,
+    /// Every token so far, which the next request may begin with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    context: Vec<u32>,
     total_duration: u64,
     load_duration: u64,
     prompt_eval_count: u32,
@@ -95,7 +98,7 @@ pub(super) struct End {
 
 impl End {
     /// What is neither prompt nor answer was spent waiting for a worker.
-    pub(super) fn new(finish: &Finish, total: Duration) -> Self {
+    pub(super) fn new(finish: &Finish, context: Vec<u32>, total: Duration) -> Self {
         let total_duration = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
         let prompt_eval_duration = finish.prefill_us.saturating_mul(1000);
         let eval_duration = finish.decode_us.saturating_mul(1000);
@@ -105,6 +108,7 @@ impl End {
                 FinishReason::Stop | FinishReason::ToolCalls => "stop",
                 FinishReason::Length => "length",
             },
+            context,
             total_duration,
             load_duration: total_duration
                 .saturating_sub(prompt_eval_duration)
@@ -231,13 +235,13 @@ mod tests {
             prefill_us: 10,
             decode_us: 20,
         };
-        let end = End::new(&finish, Duration::from_micros(100));
+        let end = End::new(&finish, vec![5, 6], Duration::from_micros(100));
         let line = written(Shape::Generate, &Said::default(), Some(end));
         assert_eq!(
             line,
             json!({
                 "model": "m", "response": "", "done": true, "done_reason": "stop",
-                "total_duration": 100_000, "load_duration": 70_000, "prompt_eval_count": 3,
+                "context": [5, 6], "total_duration": 100_000, "load_duration": 70_000, "prompt_eval_count": 3,
                 "prompt_eval_duration": 10_000, "eval_count": 2, "eval_duration": 20_000,
             })
         );

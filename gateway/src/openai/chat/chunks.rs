@@ -201,7 +201,8 @@ mod tests {
     }
 
     fn news(choice: u32, parts: Vec<Part>) -> News {
-        News { id: RequestId(1), choice, parts, tokens: 1, logprobs: Vec::new(), finish: None }
+        let (logprobs, context) = (Vec::new(), Vec::new());
+        News { id: RequestId(1), choice, parts, tokens: 1, logprobs, context, finish: None }
     }
 
     fn finish(reason: FinishReason) -> Option<Finish> {

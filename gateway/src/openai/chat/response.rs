@@ -188,6 +188,7 @@ mod tests {
             reasoning: String::new(),
             tool_calls: Vec::new(),
             logprobs: Vec::new(),
+            context: Vec::new(),
             finish: Finish {
                 reason,
                 prompt_tokens: 3,

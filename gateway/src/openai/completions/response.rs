@@ -218,7 +218,7 @@ mod tests {
             decode_us: 0,
         };
         let (text, reasoning, tool_calls) = (text.to_owned(), String::new(), Vec::new());
-        Choice { text, reasoning, tool_calls, logprobs, finish }
+        Choice { text, reasoning, tool_calls, logprobs, context: Vec::new(), finish }
     }
 
     fn answer(with_logprobs: bool) -> Answer {

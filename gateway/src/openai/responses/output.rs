@@ -203,7 +203,8 @@ mod tests {
 
     fn news(part: Part) -> News {
         let (logprobs, finish) = (Vec::new(), None);
-        News { id: RequestId(1), choice: 0, parts: vec![part], tokens: 1, logprobs, finish }
+        let (parts, context) = (vec![part], Vec::new());
+        News { id: RequestId(1), choice: 0, parts, tokens: 1, logprobs, context, finish }
     }
 
     #[test]

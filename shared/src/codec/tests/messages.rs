@@ -37,11 +37,12 @@ prop_compose! {
         tools: Option<String>,
         choice in 0..4,
         function: String,
-        template_variables: Option<String>,
+        [template_variables, template]: [Option<String>; 2],
         flags: [bool; 2],
     ) -> Prompt {
         Prompt::Chat(Chat {
             messages: JsonText(messages),
+            template,
             tools: tools.map(JsonText),
             tool_choice: match choice {
                 0 => ToolChoice::None,
@@ -62,6 +63,7 @@ fn prompt() -> impl Strategy<Value = Prompt> {
         any::<(String, bool)>()
             .prop_map(|(text, add_special_tokens)| Prompt::Text { text, add_special_tokens }),
         any::<Vec<u32>>().prop_map(Prompt::Tokens),
+        any::<[String; 2]>().prop_map(|[prefix, suffix]| Prompt::Infill { prefix, suffix }),
     ]
 }
 
@@ -81,15 +83,15 @@ prop_compose! {
         logit_bias in vec((any::<u32>(), number()), 0..3),
         constraint in proptest::option::of(constraint()),
         stop in vec(any::<String>(), 0..4),
-        stop_token_ids: Vec<u32>,
-        ignore_eos: bool,
+        [stop_token_ids, before]: [Vec<u32>; 2],
+        [ignore_eos, tells_context]: [bool; 2],
         [choices, min_tokens]: [u32; 2],
-        [max_tokens, logprobs]: [Option<u32>; 2],
+        [max_tokens, logprobs, context_max]: [Option<u32>; 3],
     ) -> Work {
-        Work::Generate(Generate {
-            prompt, choices, sampling, logit_bias, constraint, stop, stop_token_ids, ignore_eos,
-            min_tokens, max_tokens, logprobs,
-        })
+        Work::Generate(Box::new(Generate {
+            prompt, before, tells_context, context_max, choices, sampling, logit_bias, constraint,
+            stop, stop_token_ids, ignore_eos, min_tokens, max_tokens, logprobs,
+        }))
     }
 }
 
@@ -210,6 +212,7 @@ prop_compose! {
     fn news()(
         id: u64,
         [choice, tokens]: [u32; 2],
+        context: Vec<u32>,
         parts in vec(part(), 0..3),
         logprobs in vec((token(), number(), vec((token(), number()), 0..3)), 0..3),
         finish in proptest::option::of(finish()),
@@ -218,7 +221,7 @@ prop_compose! {
             .into_iter()
             .map(|(token, logprob, top)| TokenLogprob { token, logprob, top })
             .collect();
-        News { id: RequestId(id), choice, parts, tokens, logprobs, finish }
+        News { id: RequestId(id), choice, parts, tokens, logprobs, context, finish }
     }
 }
 
