@@ -115,6 +115,8 @@ pub struct LoadSpec {
     pub context_length: Option<u32>,
     /// The most sequences at once; `None` leaves the choice to the worker.
     pub slots: Option<u32>,
+    /// Whether CUDA shall capture decode steps, where the graph allows it.
+    pub cuda_graphs: bool,
 }
 
 /// What a graph that is built from a GGUF file shall be good at. Other models have their own graph.
@@ -303,6 +305,25 @@ pub struct ModelCard {
     pub embedding_length: Option<u32>,
     /// Bytes of device memory that it takes, where that could be measured.
     pub device_bytes: Option<u64>,
+    /// What of it runs and lies where, where ONNX Runtime says it.
+    pub placement: Option<Placement>,
+}
+
+/// What of a model runs and lies on a device, and what on the CPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Nodes of the graph, as ONNX Runtime divided it between execution providers.
+    pub nodes: u32,
+    /// Of them, those that run on another one than the CPU's.
+    pub device_nodes: u32,
+    /// The first few operators that a device's model leaves to the CPU, in alphabetical order.
+    pub cpu_operators: Vec<String>,
+    /// Bytes that the weights took of the device's memory, where that could be measured.
+    pub device_weight_bytes: Option<u64>,
+    /// Whether the keys and values lie in the device's memory.
+    pub cache_on_device: bool,
+    /// Whether decode steps are captured and repeated as a whole.
+    pub captured: bool,
 }
 
 /// What a model can do.

@@ -11,6 +11,8 @@ mod golden;
 mod driver;
 #[path = "golden_decoders/prefix.rs"]
 mod prefix;
+#[path = "golden_decoders/gpu.rs"]
+mod gpu;
 #[path = "golden_decoders/rules.rs"]
 mod rules;
 

@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
         threads: Some(threads.parse().context("THREADS")?),
         context_length: None,
         slots: None,
+        cuda_graphs: false,
     };
     let loaded = load_any(&spec, |_stage, _fraction| {});
     let mut loaded = match loaded.map_err(|failure| anyhow::anyhow!(failure.message))? {

@@ -43,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         threads: Some(threads.parse().context("THREADS")?),
         context_length: Some(4096),
         slots: Some(SLOTS),
+        cuda_graphs: false,
     };
     let loaded = load(&spec, |_stage, _fraction| {});
     let mut bench =

@@ -34,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         threads: Some(threads.parse().context("THREADS")?),
         context_length: None,
         slots: Some(16),
+        cuda_graphs: false,
     };
     let rounds: u32 = rounds.first().map_or(Ok(3), |rounds| rounds.parse()).context("ROUNDS")?;
     let loaded = load(&spec, |_, _| {}).map_err(|failure| anyhow::anyhow!(failure.message))?;

@@ -148,6 +148,7 @@ impl Engine {
     /// stays usable.
     pub fn tick(&mut self) -> Vec<FromWorker> {
         let mut said = Said::default();
+        self.fail_what_is_lost(&mut said);
         self.decode(&mut said);
         self.drop_failed(&mut said);
         self.let_join(&mut said);
@@ -160,6 +161,20 @@ impl Engine {
         let failures = said.failures.into_iter();
         let failures = failures.map(|(id, reason)| FromWorker::Failed { id, reason });
         step.into_iter().chain(failures).collect()
+    }
+
+    /// A device that could not move what the slots held has left nothing that could go on.
+    fn fail_what_is_lost(&mut self, said: &mut Said) {
+        if !self.forward.take_loss() {
+            return;
+        }
+        let mut ids: Vec<_> = self.slots.running().iter().map(Sequence::id).collect();
+        ids.extend(self.slots.joining().map(|(_, sequence)| sequence.id()));
+        let message = "ONNX Runtime: the device failed to move what it holds".to_owned();
+        let failed =
+            ids.into_iter().map(|id| (id, RequestFailure::Engine { message: message.clone() }));
+        said.failures.extend(failed);
+        self.drop_failed(said);
     }
 
     fn decode(&mut self, said: &mut Said) {

@@ -3,6 +3,7 @@
 //! The walk of a load, in the order of its stages. Every refusal becomes a [`LoadFailure`] here
 //! and nowhere else.
 
+mod device;
 mod encoder;
 mod slots;
 
@@ -22,6 +23,7 @@ use crate::model::{AnyModel, Device, Model, Variant};
 use crate::prepare::Preparer;
 use crate::prompt::ChatTemplate;
 use crate::runtime::interface::{Hints, Interface};
+use crate::runtime::provider::Capture;
 use crate::runtime::{Runtime, Wish};
 use crate::tokenizer::Tokenizer;
 
@@ -119,7 +121,7 @@ fn decoder(
         Runtime::open(Path::new(&spec.runtime_library)).map_err(|error| error.into_failure())?;
 
     progress(LoadStage::Session, 0.1);
-    let (session, provider) = runtime
+    let built = runtime
         .session(&model.graph, wish(spec, context_length))
         .map_err(|error| error.into_failure())?;
     let hints = Hints {
@@ -129,15 +131,15 @@ fn decoder(
         window: model.window.as_ref(),
     };
     let interface =
-        Interface::of(&session, &model.names, hints).map_err(|error| error.into_failure())?;
+        Interface::of(&built.session, &model.names, hints).map_err(|error| error.into_failure())?;
     let vocabulary = interface.logits.vocabulary;
     let slots = spec.slots.unwrap_or_else(|| {
         slots::by_memory(&interface.layers, context_length, slots::available_memory())
     });
     let slots = slots.clamp(1, SLOTS_MAX);
     let room = (to_usize(slots), to_usize(context_length));
-    let mut forward = Forward::new(session, interface, model.cache, room)
-        .map_err(|error| failure(LoadFailureKind::OutOfMemory, error.to_string()))?;
+    let (mut forward, placement, provider) =
+        device::forward(built, interface, (model.cache, room))?;
 
     if spec.graph == GraphChoice::Memory {
         forward.limit_chunk(CHUNK_OF_LITTLE_MEMORY);
@@ -158,7 +160,8 @@ fn decoder(
             tools: dialect.calls.is_some(),
             thinking: dialect.thoughts.is_some(),
             embedding_length: None,
-            device_bytes: None,
+            device_bytes: forward.device_bytes(),
+            placement: Some(placement),
         },
         preparer: Preparer {
             grammars: Grammars::new(Arc::clone(&tokenizer), ends.clone()),
@@ -230,6 +233,7 @@ fn wish(spec: &LoadSpec, context_length: u32) -> Wish {
         graph: spec.graph,
         threads: threads(spec),
         context_length: to_usize(context_length),
+        capture: if spec.cuda_graphs { Capture::Yes } else { Capture::No },
     }
 }
 
@@ -292,6 +296,7 @@ mod tests {
                 threads: None,
                 context_length: None,
                 slots: None,
+                cuda_graphs: false,
             };
             match variant(&spec) {
                 Variant::BestFor(device) => Some(device == Device::Gpu),

@@ -5,8 +5,10 @@
 
 pub(crate) mod bound;
 pub(crate) mod interface;
+pub(crate) mod layout;
 pub(crate) mod provider;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +22,9 @@ use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBui
 
 use crate::gguf::{self, GgufError, GraphKind, GraphOptions, Positions};
 use crate::model::GraphSource;
-use crate::runtime::provider::Provider;
+use crate::runtime::bound::Device;
+use crate::runtime::bound::asked::{self, Assignment, RECORD_ASSIGNMENTS};
+use crate::runtime::provider::{Capture, Provider};
 
 /// Why ONNX Runtime gives no session.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +108,22 @@ pub(crate) struct Wish {
     pub(crate) threads: usize,
     /// The longest sequence.
     pub(crate) context_length: usize,
+    /// Whether decode steps shall be captured, where the provider and the graph allow it.
+    pub(crate) capture: Capture,
+}
+
+/// A session with what ONNX Runtime says of it.
+pub(crate) struct Built {
+    pub(crate) session: Session,
+    pub(crate) provider: Provider,
+    /// Which node runs where.
+    pub(crate) assignments: Vec<Assignment>,
+    /// Inputs and outputs that it wants in a device's memory.
+    pub(crate) wanted: BTreeSet<String>,
+    /// That device's memory, where it can be used.
+    pub(crate) device: Option<Device>,
+    /// Whether it captures.
+    pub(crate) capture: Capture,
 }
 
 fn kind_of(choice: GraphChoice) -> GraphKind {
@@ -160,27 +180,67 @@ impl Runtime {
     ///
     /// # Errors
     /// [`RuntimeError::NoProvider`] for a provider asked for by name; [`RuntimeError::Refused`].
-    pub(crate) fn session(
-        &self,
-        graph: &GraphSource,
-        wish: Wish,
-    ) -> Result<(Session, Provider), RuntimeError> {
-        let Wish { provider, graph: choice, threads, context_length } = wish;
-        let (mut builder, provider) = provider::choose(provider, || self.options(threads))?;
-        if choice == GraphChoice::Memory {
-            // An arena keeps what the longest prompt so far needed.
-            builder = builder.with_execution_providers([CPU::default().build()])?;
+    pub(crate) fn session(&self, graph: &GraphSource, wish: Wish) -> Result<Built, RuntimeError> {
+        let (builder, provider) = provider::choose(wish.provider, || self.options(wish.threads))?;
+        let (session, capture) = match self.captured(graph, wish, &provider) {
+            Some(session) => (session, Capture::Yes),
+            None => (commit(builder, graph, wish)?, Capture::No),
+        };
+        let wanted = asked::wanted_on_device(&session)?;
+        Ok(Built {
+            assignments: asked::assignments(&session)?,
+            device: self.device(&session, provider.provider, wish.threads),
+            wanted,
+            session,
+            provider,
+            capture,
+        })
+    }
+
+    /// A session that captures; `None` where none is wanted or can be had.
+    fn captured(&self, graph: &GraphSource, wish: Wish, provider: &Provider) -> Option<Session> {
+        if wish.capture == Capture::No {
+            return None;
         }
-        let session = match graph {
-            GraphSource::File(path) => builder.commit_from_file(path)?,
-            GraphSource::Gguf(model) => {
-                let (kind, logits) = (kind_of(choice), Positions::Last);
-                let options = GraphOptions { kind, logits, context_length };
-                let threads = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
-                gguf::build_graph(model, options)?.commit(builder, threads)?
+        let session = match (provider.provider, graph) {
+            (ExecutionProvider::Cuda, GraphSource::File(_)) => self
+                .options(wish.threads)
+                .and_then(|options| provider::register(provider.provider, options, Capture::Yes))
+                .and_then(|builder| commit(builder, graph, wish))
+                .map_err(|error| error.to_string()),
+            (ExecutionProvider::Cuda, GraphSource::Gguf(_)) => {
+                Err("a GGUF file's attention runs on the CPU".to_owned())
+            }
+            (ExecutionProvider::Cpu | ExecutionProvider::DirectMl | ExecutionProvider::Auto, _) => {
+                Err("only CUDA captures".to_owned())
             }
         };
-        Ok((session, provider))
+        session.inspect_err(|why| tracing::warn!("steps are not captured: {why}")).ok()
+    }
+
+    /// The memory of the session's device. Without it everything still works, through copies.
+    fn device(
+        &self,
+        session: &Session,
+        provider: ExecutionProvider,
+        threads: usize,
+    ) -> Option<Device> {
+        let memory = provider::memory_of(provider)?;
+        let options = self
+            .options(threads)
+            .and_then(|options| provider::register(provider, options, Capture::No));
+        let device = options.and_then(|options| Ok(Device::of(session, memory, options)?));
+        let unusable = |error: &RuntimeError| {
+            tracing::warn!("the device's memory can't be used, everything is copied: {error}");
+        };
+        device.inspect_err(unusable).ok()
+    }
+
+    /// As if the CPU were a device: its memory is had, viewed and moved as a device's is.
+    #[cfg(test)]
+    pub(crate) fn host_as_device(&self, session: &Session) -> Device {
+        let memory = (ort::memory::AllocationDevice::CPU, None);
+        Device::of(session, memory, self.options(1).unwrap()).unwrap()
     }
 
     fn options(&self, threads: usize) -> Result<SessionBuilder, RuntimeError> {
@@ -191,11 +251,32 @@ impl Runtime {
             .with_intra_threads(threads)?
             // Shapes change with every step, so a plan of allocations per shape is never reused.
             .with_memory_pattern(false)?
+            .with_config_entry(RECORD_ASSIGNMENTS.0, RECORD_ASSIGNMENTS.1)?
             // Threads may spin for their next task while a run lasts, which decoding needs, and
             // stop with it: an idle worker uses no CPU.
             .with_config_entry("session.force_spinning_stop", "1")?;
         Ok(builder)
     }
+}
+
+fn commit(
+    mut builder: SessionBuilder,
+    graph: &GraphSource,
+    wish: Wish,
+) -> Result<Session, RuntimeError> {
+    if wish.graph == GraphChoice::Memory {
+        // An arena keeps what the longest prompt so far needed.
+        builder = builder.with_execution_providers([CPU::default().build()])?;
+    }
+    Ok(match graph {
+        GraphSource::File(path) => builder.commit_from_file(path)?,
+        GraphSource::Gguf(model) => {
+            let (kind, logits) = (kind_of(wish.graph), Positions::Last);
+            let options = GraphOptions { kind, logits, context_length: wish.context_length };
+            let threads = NonZeroUsize::new(wish.threads).unwrap_or(NonZeroUsize::MIN);
+            gguf::build_graph(model, options)?.commit(builder, threads)?
+        }
+    })
 }
 
 /// The C interface tells no version to who has it already; release builds name their branch after

@@ -28,6 +28,7 @@ fn loaded(name: &str, graph: GraphChoice) -> Loaded {
         threads: Some(1),
         context_length: None,
         slots: None,
+        cuda_graphs: false,
         variant: None,
         graph,
     };

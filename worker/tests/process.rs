@@ -139,6 +139,7 @@ fn load_spec(fixture: &str) -> LoadSpec {
         threads: Some(1),
         context_length: None,
         slots: None,
+        cuda_graphs: false,
         variant: None,
         graph: GraphChoice::Default,
     }

@@ -41,6 +41,7 @@ fn loaded(model: &std::path::Path, slots: u32) -> Loaded {
         threads: None,
         context_length: None,
         slots: Some(slots),
+        cuda_graphs: false,
         variant: None,
         graph: GraphChoice::Default,
     };

@@ -38,7 +38,7 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 const LIKENESS_MIN: f64 = 0.5;
 
 /// Every key.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 30] = [
     key("host", Kind::Text, "address to listen on [127.0.0.1:11434]"),
     key("api_key", Kind::Text, "what clients must send as bearer token [none]"),
     key("allowed_hosts", Kind::List, "further host names clients may use [none]"),
@@ -49,6 +49,7 @@ pub const KEYS: [Key; 29] = [
     key("keep_alive_client", Kind::Text, "obey or ignore the keep_alive of requests [obey]"),
     key("execution_provider", Kind::Text, "auto, cpu, cuda or directml [auto]"),
     key("graph", Kind::Text, "what GGUF graphs are good at: default, exact or memory [default]"),
+    key("cuda_graphs", Kind::Text, "on or off: CUDA captures decode steps [off]"),
     key("threads", Kind::Number, "threads per forward pass [all cores]"),
     key("slots", Kind::Number, "requests a model serves at once [the worker's choice]"),
     key("context_length", Kind::Number, "most tokens in a sequence [what the model says]"),
@@ -79,12 +80,13 @@ pub const KEYS: [Key; 29] = [
 ];
 
 /// Every key of a table `[models."NAME"]`. Those that [`KEYS`] has too override it for the one model.
-pub const MODEL_KEYS: [Key; 12] = [
+pub const MODEL_KEYS: [Key; 13] = [
     key("context_length", Kind::Number, "most tokens in a sequence"),
     key("slots", Kind::Number, "requests that it serves at once"),
     key("threads", Kind::Number, "threads per forward pass"),
     key("execution_provider", Kind::Text, "auto, cpu, cuda or directml"),
     key("graph", Kind::Text, "default, exact or memory"),
+    key("cuda_graphs", Kind::Text, "on or off: CUDA captures decode steps"),
     key("variant", Kind::Text, "which of a folder's graphs: q4, fp16, … [the best one here]"),
     key("keep_alive", Kind::Text, "how long it stays loaded unused"),
     key("keep_alive_min", Kind::Text, "the shortest keep_alive that a request may set"),

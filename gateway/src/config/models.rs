@@ -26,6 +26,8 @@ const GRAPHS: [(&str, GraphChoice); 3] = [
     ("exact", GraphChoice::Exact),
     ("memory", GraphChoice::Memory),
 ];
+/// A switch that a model's table can turn either way.
+const SWITCH: [(&str, bool); 2] = [("off", false), ("on", true)];
 /// Whether the `keep_alive` of requests is ignored.
 const CLIENTS: [(&str, bool); 2] = [("obey", false), ("ignore", true)];
 
@@ -66,6 +68,8 @@ pub struct ModelSettings {
     pub execution_provider: ExecutionProvider,
     /// What a graph that is built from a GGUF file is good at.
     pub graph: GraphChoice,
+    /// Whether CUDA captures decode steps.
+    pub cuda_graphs: bool,
     /// Which of a folder's graphs, where its name does not say it.
     pub variant: Option<String>,
     /// How long it stays when nobody uses it.
@@ -90,6 +94,7 @@ impl ModelSettings {
             threads: self.threads.map(Into::into),
             context_length: self.context_length.map(Into::into),
             slots: self.slots.map(Into::into),
+            cuda_graphs: self.cuda_graphs,
         }
     }
 }
@@ -101,6 +106,7 @@ fn defaults(values: &Values) -> Result<ModelSettings, ConfigError> {
         threads: None,
         execution_provider: ExecutionProvider::Auto,
         graph: GraphChoice::Default,
+        cuda_graphs: false,
         variant: None,
         keep_alive: KeepAlivePolicy::of(KeepAlive::For(Duration::from_secs(5 * 60))),
         pinned: false,
@@ -137,6 +143,7 @@ fn over(values: &Values, below: &ModelSettings) -> Result<ModelSettings, ConfigE
             .word("execution_provider", &PROVIDERS)?
             .unwrap_or(below.execution_provider),
         graph: values.word("graph", &GRAPHS)?.unwrap_or(below.graph),
+        cuda_graphs: values.word("cuda_graphs", &SWITCH)?.unwrap_or(below.cuda_graphs),
         keep_alive: policy(values, below.keep_alive)?,
         ..below.clone()
     })

@@ -28,6 +28,7 @@ fn workers() -> WorkerSettings {
     let defaults = ModelSettings {
         context_length: None,
         slots: None,
+        cuda_graphs: false,
         threads: None,
         execution_provider: hearth_shared::protocol::ExecutionProvider::Cpu,
         graph: hearth_shared::protocol::GraphChoice::Default,

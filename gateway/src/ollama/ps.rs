@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use hearth_shared::protocol::ExecutionProvider;
+use hearth_shared::protocol::{ExecutionProvider, Placement};
 use hyper::Response;
 use serde::Serialize;
 use serde_json::Value;
@@ -69,6 +69,7 @@ struct Process<'a> {
     queued: usize,
     execution_provider: Option<&'static str>,
     execution_provider_note: Option<&'a str>,
+    placement: Option<Placed<'a>>,
     /// Seconds, as a request could spell it; -1 is for ever.
     keep_alive: f64,
     size_resident: Option<u64>,
@@ -85,6 +86,41 @@ struct Process<'a> {
     leaving: Option<&'static str>,
     /// Whether its memory is on its way back and not back yet.
     reclaiming: bool,
+}
+
+/// What of it runs and lies where, as ONNX Runtime says.
+#[derive(Debug, Serialize, PartialEq)]
+struct Placed<'a> {
+    nodes: u32,
+    /// Of them, those that do not run on the CPU.
+    device_nodes: u32,
+    cpu_operators: &'a [String],
+    /// How much of the weights lies in the device's memory, 0 to 1; null where nobody counts.
+    device_weights: Option<f64>,
+    /// `device` or `host`.
+    kv_cache: &'static str,
+    cuda_graphs: bool,
+}
+
+impl<'a> Placed<'a> {
+    fn of(placement: &'a Placement, size_bytes: u64) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a share is no exact number")]
+        let share = |bytes: u64| (bytes as f64 / size_bytes.max(1) as f64).min(1.0);
+        // What packing and the files' own overhead make of it is not known, so all is all.
+        let device_weights = match placement.device_nodes {
+            0 => Some(0.0),
+            all if all == placement.nodes => Some(1.0),
+            _ => placement.device_weight_bytes.map(share),
+        };
+        Self {
+            nodes: placement.nodes,
+            device_nodes: placement.device_nodes,
+            cpu_operators: &placement.cpu_operators,
+            device_weights,
+            kv_cache: if placement.cache_on_device { "device" } else { "host" },
+            cuda_graphs: placement.captured,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -200,6 +236,9 @@ fn process<'a>(
         queued: status.view.queued,
         execution_provider: provider.map(ExecutionProvider::as_str),
         execution_provider_note: card.and_then(|card| card.execution_provider_note.as_deref()),
+        placement: card
+            .and_then(|card| card.placement.as_ref())
+            .map(|placement| Placed::of(placement, status.model.size_bytes)),
         keep_alive: status.view.keep_alive.as_seconds(),
         size_resident: resident,
         loaded_at: status.worker.loaded_at.map(date),
@@ -322,6 +361,28 @@ pub(crate) mod tests {
         assert_eq!(entry["expires_at"], "1970-01-01T00:00:10.000000+00:00");
         assert_eq!((&entry["in_flight"], &entry["queued"]), (&json!(1), &json!(2)));
         assert_eq!(value["failed"], json!([]));
+    }
+
+    #[test]
+    fn a_share_of_the_weights_is_told_where_it_is_known() {
+        let placement = |device_nodes, device_weight_bytes| Placement {
+            nodes: 10,
+            device_nodes,
+            cpu_operators: vec!["Shape".to_owned()],
+            device_weight_bytes,
+            cache_on_device: true,
+            captured: false,
+        };
+        let share = |placement: &Placement| Placed::of(placement, 1000).device_weights;
+        assert_eq!(share(&placement(0, Some(900))), Some(0.0));
+        assert_eq!(share(&placement(10, None)), Some(1.0));
+        assert_eq!(share(&placement(9, Some(750))), Some(0.75));
+        assert_eq!(share(&placement(9, Some(2000))), Some(1.0));
+        assert_eq!(share(&placement(9, None)), None);
+        let told = to_value(Placed::of(&placement(9, Some(750)), 1000)).unwrap();
+        let expected = json!({"nodes": 10, "device_nodes": 9, "cpu_operators": ["Shape"],
+            "device_weights": 0.75, "kv_cache": "device", "cuda_graphs": false});
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -122,13 +122,15 @@ impl Worker {
                 let name = Path::new(&spec.model_path).file_name().unwrap_or_default();
                 self.control.tell(&format!("load {}", name.to_string_lossy()));
                 self.control.tell(&format!(
-                    "spec variant={:?} graph={} provider={} threads={:?} context={:?} slots={:?}",
+                    "spec variant={:?} graph={} provider={} threads={:?} context={:?} slots={:?} \
+                     cuda_graphs={:?}",
                     spec.variant,
                     spec.graph.as_str(),
                     spec.execution_provider.as_str(),
                     spec.threads,
                     spec.context_length,
-                    spec.slots
+                    spec.slots,
+                    spec.cuda_graphs
                 ));
             }
             Ok(_) | Err(_) => return Err(70),
@@ -147,6 +149,7 @@ impl Worker {
             thinking: true,
             embedding_length: None,
             device_bytes: None,
+            placement: None,
         }));
         Ok(())
     }

@@ -33,6 +33,7 @@ mod keys;
 mod real_model;
 mod real_encoder;
 mod gguf;
+mod gpu;
 
 use hearth_tests::gateway::Home;
 

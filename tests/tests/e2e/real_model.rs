@@ -147,6 +147,8 @@ async fn a_real_model_knows_the_capital_of_france_and_leaves_no_memory_behind() 
     let ps = gateway.reaches("idle").await;
     assert_eq!(ps["execution_provider"], "cpu");
     assert_eq!(ps["context_length"], 8192);
+    let placement = &ps["placement"];
+    assert_eq!((&placement["device_nodes"], &placement["kv_cache"]), (&json!(0), &json!("host")));
     // The weights are in RAM, whoever else is.
     assert!(ps["size_resident"].as_u64().unwrap() > 80_000_000, "{ps}");
     let pid = ps["pid"].as_u64().unwrap();

@@ -15,6 +15,7 @@ async fn a_models_table_decides_how_its_worker_loads_and_stays() {
         threads = 3
         execution_provider = "cpu"
         graph = "exact"
+        cuda_graphs = "on"
         variant = "q4"
         keep_alive = -1
     "#;
@@ -24,12 +25,13 @@ async fn a_models_table_decides_how_its_worker_loads_and_stays() {
         (
             "m",
             "spec variant=Some(\"q4\") graph=exact provider=cpu threads=Some(3) context=Some(96) \
-             slots=Some(2)",
+             slots=Some(2) cuda_graphs=true",
             json!(3600.0),
         ),
         (
             "n",
-            "spec variant=None graph=memory provider=auto threads=None context=None slots=Some(2)",
+            "spec variant=None graph=memory provider=auto threads=None context=None slots=Some(2) \
+             cuda_graphs=false",
             json!(300.0),
         ),
     ] {

@@ -81,6 +81,7 @@ pub(crate) fn spec(model: &Path) -> LoadSpec {
         threads: Some(1),
         context_length: None,
         slots: Some(4),
+        cuda_graphs: false,
         variant: None,
         graph: GraphChoice::Default,
     }

@@ -129,6 +129,7 @@ pub(crate) fn spec(model: &Path) -> LoadSpec {
         threads: Some(1),
         context_length: None,
         slots: None,
+        cuda_graphs: false,
         variant: None,
         graph: GraphChoice::Default,
     }

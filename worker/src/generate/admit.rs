@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::prefix::{self, Holding, Plan};
 use super::sequence::Sequence;
-use super::{Engine, ForwardError, Said};
+use super::{Engine, Said};
 use crate::prepare::Prepared;
 
 /// A request of which not every choice has got a slot.
@@ -88,7 +88,7 @@ impl Engine {
         };
         let tokens = sequence.request.prompt.len() + sequence.answer_room(ANSWER_ROOM);
         if let Err(error) = self.forward.reserve(tokens) {
-            said.failures.push((sequence.id(), (&ForwardError::from(error)).into()));
+            said.failures.push((sequence.id(), (&error).into()));
             return false;
         }
         match plan.source {

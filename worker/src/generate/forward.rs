@@ -5,11 +5,12 @@
 //! and several slots without a past get their first tokens together. Graphs whose cache grows by
 //! concatenation keep to the first two.
 
+mod captured;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use half::f16;
-use ort::session::Session;
 use ort::value::TensorElementType;
 
 use super::extras::ExtraInputs;
@@ -17,9 +18,14 @@ use super::kv_cache::concatenated::{Packed, Rows};
 use super::kv_cache::{KvCache, dimension};
 use super::slots::Exchange;
 use crate::model::CacheKind;
-use crate::runtime::bound::{BindingId, BlockId, BoundSession, OutOfMemory, View, element_bytes};
+use crate::runtime::bound::{
+    BindingId, BlockId, BoundSession, Carry, OutOfMemory, Place, View, element_bytes,
+};
 use crate::runtime::interface::{Interface, Logits};
+use crate::runtime::layout::Layout;
 use crate::runtime::one_line;
+
+use captured::Captured;
 
 /// The most tokens in one prefill: decoding waits for it.
 const CHUNK_MAX: usize = 512;
@@ -47,6 +53,15 @@ pub(crate) struct Forward {
     attention_mask: (String, BlockId),
     extras: ExtraInputs,
     logits: (Logits, BlockId),
+    /// Each row's last logits, where the logits themselves lie in a device's memory.
+    fetched: Option<BlockId>,
+    /// Whether the session takes a copy of the cache when it is bound, so that binding goes before
+    /// every run.
+    rebound: bool,
+    /// For decode steps that a provider repeats as a whole.
+    captured: Option<Captured>,
+    /// Whether what the slots held is lost, until somebody asks.
+    lost: bool,
     /// For graphs that do not write in place.
     packed: Option<Packed>,
     /// Whether rows of unlike length can share a run.
@@ -69,12 +84,13 @@ impl Forward {
     /// # Errors
     /// [`OutOfMemory`].
     pub(crate) fn new(
-        session: Session,
+        mut session: BoundSession,
         interface: Interface,
         kind: CacheKind,
         (slots, context_length): (usize, usize),
+        layout: Layout,
     ) -> Result<Self, OutOfMemory> {
-        let mut session = BoundSession::new(session);
+        let room = (slots, context_length);
         let logits = interface.logits;
         let row_bytes = logits.vocabulary * element_bytes(logits.element);
         let chunk = if logits.last_only {
@@ -86,9 +102,17 @@ impl Forward {
         let int64 = TensorElementType::Int64;
         let ids_block = session.add_block(int64, chunk.max(slots))?;
         let mask_block = session.add_block(int64, slots * context_length)?;
-        let logits_block = session.add_block(logits.element, logits_rows * logits.vocabulary)?;
+        let logits_size = logits_rows * logits.vocabulary;
+        let logits_block = session.add_block_in(layout.logits, logits.element, logits_size)?;
+        let fetched = match layout.logits {
+            Place::Host => None,
+            Place::Device => {
+                Some(session.add_pinned_block(logits.element, slots * logits.vocabulary)?)
+            }
+        };
+        let captured = layout.captured.then(|| Captured::new(&mut session, room));
         let extras = ExtraInputs::new(&mut session, interface.extras, chunk.max(slots))?;
-        let cache = KvCache::new(&mut session, interface.layers, slots, context_length)?;
+        let cache = KvCache::new(&mut session, interface.layers, room, layout.cache)?;
         let (packed, ragged) = match kind {
             CacheKind::InPlace => (None, true),
             CacheKind::Concatenated { ragged } => {
@@ -106,11 +130,20 @@ impl Forward {
             positions: 1,
             widened: vec![0.0; logits.vocabulary],
             logits: (logits, logits_block),
+            fetched,
+            rebound: layout.rebound,
+            captured: captured.transpose()?,
+            lost: false,
             chunk,
             ran: Duration::ZERO,
             last_run: Duration::ZERO,
             bindings: HashMap::new(),
         })
+    }
+
+    /// Bytes that the session has from its device, where that is known.
+    pub(crate) fn device_bytes(&self) -> Option<u64> {
+        self.session.device_memory().map(|memory| memory.total)
     }
 
     /// The most tokens that one [`Forward::prefill`] takes.
@@ -155,33 +188,68 @@ impl Forward {
 
     /// Copies a slot's first tokens to another slot.
     pub(crate) fn copy(&mut self, slots: (usize, usize), length: usize) {
-        self.cache.copy(&mut self.session, slots, length);
+        let outcome = self.cache.copy(&mut self.session, slots, length);
+        self.note_loss(&outcome.map_err(ForwardError::from));
     }
 
     /// Two slots exchange what they hold.
     pub(crate) fn exchange(&mut self, Exchange(a, b): Exchange) {
-        self.cache.exchange(&mut self.session, (a, b));
+        let outcome = self.cache.exchange(&mut self.session, (a, b));
+        self.note_loss(&outcome);
+    }
+
+    /// Whether no slot holds anything any more because a device failed to move what was there:
+    /// whatever was under way can't go on. Says it once.
+    pub(crate) fn take_loss(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// As if a device had failed to move what the slots hold.
+    #[cfg(test)]
+    pub(super) fn lose(&mut self) {
+        let error = ort::Error::new("asked for by a test");
+        self.note_loss(&Err(ForwardError::Run(error)));
+    }
+
+    fn note_loss(&mut self, outcome: &Result<(), ForwardError>) {
+        if let Err(error @ ForwardError::Run(_)) = outcome {
+            tracing::error!("the cache is lost: {error}");
+            self.cache.forget();
+            self.lost = true;
+        }
     }
 
     /// Makes room for so many tokens in every slot.
     ///
     /// # Errors
-    /// [`OutOfMemory`]; nothing has changed.
-    pub(crate) fn reserve(&mut self, length: usize) -> Result<(), OutOfMemory> {
-        if self.cache.reserve(&mut self.session, length)? {
-            self.bindings.clear();
+    /// [`ForwardError`]; without memory, nothing has changed.
+    pub(crate) fn reserve(&mut self, length: usize) -> Result<(), ForwardError> {
+        let outcome = self.cache.reserve(&mut self.session, length);
+        if !matches!(outcome, Ok(false)) {
+            self.forget_bindings();
         }
-        Ok(())
+        let outcome = outcome.map(|_moved| ());
+        self.note_loss(&outcome);
+        outcome
     }
 
     /// Gives memory back that no slot's tokens need.
     ///
     /// # Errors
-    /// [`OutOfMemory`]; nothing has changed.
-    pub(crate) fn shrink(&mut self) -> Result<(), OutOfMemory> {
-        self.bindings.clear();
+    /// As [`Forward::reserve`].
+    pub(crate) fn shrink(&mut self) -> Result<(), ForwardError> {
+        self.forget_bindings();
         self.session.unbind_all();
-        self.cache.shrink(&mut self.session)
+        let outcome = self.cache.shrink(&mut self.session);
+        self.note_loss(&outcome);
+        outcome
+    }
+
+    fn forget_bindings(&mut self) {
+        self.bindings.clear();
+        if let Some(captured) = &mut self.captured {
+            captured.forget();
+        }
     }
 
     /// How long ONNX Runtime has run so far, all runs together and the last one.
@@ -195,7 +263,9 @@ impl Forward {
     /// [`ForwardError`].
     pub(crate) fn decode(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
         let lengths: Vec<_> = (0..tokens.len()).map(|slot| self.held(slot).len() + 1).collect();
-        if self.ragged || lengths.iter().all(|length| *length == lengths[0]) {
+        if self.captured.is_some() {
+            self.decode_captured(tokens, &lengths)?;
+        } else if self.ragged || lengths.iter().all(|length| *length == lengths[0]) {
             self.run((0, tokens.len()), tokens, (&lengths, 0))?;
         } else {
             for (slot, &length) in lengths.iter().enumerate() {
@@ -252,7 +322,11 @@ impl Forward {
     /// The logits of a row of the last run, at its last position; the caller may change them.
     pub(crate) fn logits(&mut self, row: usize) -> &mut [f32] {
         let (Logits { vocabulary, element, .. }, block) = &self.logits;
-        let start = (row * self.positions + self.positions - 1) * vocabulary;
+        let (block, place) = match &self.fetched {
+            None => (block, row * self.positions + self.positions - 1),
+            Some(fetched) => (fetched, row),
+        };
+        let start = place * vocabulary;
         let range = start..start + vocabulary;
         if *element == TensorElementType::Float32 {
             return &mut self.session.elements_mut::<f32>(*block)[range];
@@ -308,11 +382,35 @@ impl Forward {
         if let Some(packed) = &self.packed {
             packed.keep(&mut self.session, &self.cache, rows);
         }
+        self.fetch(logits_row..logits_row + lengths.len())?;
         Ok(())
+    }
+
+    /// Brings the last logits of these rows from a device's memory, and no others: those of a prompt's
+    /// every position may be a hundred megabytes, of which one row is read.
+    fn fetch(&mut self, rows: std::ops::Range<usize>) -> ort::Result<()> {
+        let Some(fetched) = self.fetched else {
+            return Ok(());
+        };
+        let (Logits { vocabulary, element, .. }, block) = &self.logits;
+        let bytes = vocabulary * element_bytes(*element);
+        let (block, positions) = (*block, self.positions);
+        let carry = |from: usize, to: usize, count: usize| Carry {
+            from: (block, from * bytes),
+            to: (fetched, to * bytes),
+            bytes: count * bytes,
+        };
+        if positions == 1 {
+            return self.session.carry([carry(rows.start, rows.start, rows.len())]);
+        }
+        self.session.carry(rows.map(|row| carry(row * positions + positions - 1, row, 1)))
     }
 
     fn binding(&mut self, slots: (usize, usize)) -> ort::Result<BindingId> {
         if let Some(&binding) = self.bindings.get(&slots) {
+            if self.rebound {
+                self.cache.bind(&mut self.session, binding, slots)?;
+            }
             return Ok(binding);
         }
         let binding = self.session.add_binding()?;

@@ -6,14 +6,17 @@
 //! sequence is over still holds its tokens, and another one that begins like it can go on there.
 //!
 //! Slabs start small and grow, because a kernel's scratch memory is sized by a slab's rows and not
-//! by those in use. Their pages are mapped as they are touched, so unused slots cost nothing.
+//! by those in use. On the host their pages are mapped as they are touched, so unused slots cost
+//! nothing. In a device's memory they lie where the session's kernels have them at hand.
 
 pub(crate) mod concatenated;
+mod moves;
 
 use std::ops::Range;
 
+use super::ForwardError;
 use crate::runtime::bound::{
-    BindingId, Block, BlockId, BoundSession, OutOfMemory, View, element_bytes,
+    BindingId, BlockId, BoundSession, OutOfMemory, Place, View, element_bytes,
 };
 use crate::runtime::interface::KvLayer;
 
@@ -30,6 +33,10 @@ pub(crate) struct KvCache {
     capacity: usize,
     /// The most rows ever: the model's context.
     capacity_max: usize,
+    /// Where the slabs lie.
+    place: Place,
+    /// For exchanges in a device's memory: its bytes, once it has been needed.
+    scratch: Option<(BlockId, usize)>,
 }
 
 #[derive(Debug)]
@@ -54,6 +61,11 @@ impl Slab {
         let start = (slot * self.layer.heads + head) * rows * self.position_bytes();
         start..start + count * self.position_bytes()
     }
+
+    /// Numbers in so many slots.
+    fn elements(&self, slots: usize, rows: usize) -> usize {
+        slots * self.layer.heads * rows * self.layer.head_size
+    }
 }
 
 impl KvCache {
@@ -64,18 +76,25 @@ impl KvCache {
     pub(crate) fn new(
         session: &mut BoundSession,
         layers: Vec<KvLayer>,
-        slots: usize,
-        context_length: usize,
+        (slots, context_length): (usize, usize),
+        place: Place,
     ) -> Result<Self, OutOfMemory> {
         let capacity = CAPACITY_START.min(context_length);
         let mut slabs = Vec::new();
         for layer in layers {
             let rows = layer.window_rows.unwrap_or(capacity);
             let elements = slots * layer.heads * rows * layer.head_size;
-            let block = session.add_block(layer.element, elements)?;
+            let block = session.add_block_in(place, layer.element, elements)?;
             slabs.push(Slab { layer, block });
         }
-        Ok(Self { slabs, held: vec![Vec::new(); slots], capacity, capacity_max: context_length })
+        let held = vec![Vec::new(); slots];
+        let capacity_max = context_length;
+        Ok(Self { slabs, held, capacity, capacity_max, place, scratch: None })
+    }
+
+    /// Rows of every slab that is not window-sized.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// How many sequences have room.
@@ -111,16 +130,21 @@ impl KvCache {
         self.slabs.iter().map(|slab| slab.layer.heads * slab.position_bytes()).sum()
     }
 
+    /// Forgets all tokens of all slots.
+    pub(crate) fn forget(&mut self) {
+        self.held.iter_mut().for_each(Vec::clear);
+    }
+
     /// Makes room for `length` tokens in every slot; says whether slabs moved, which voids every
     /// binding.
     ///
     /// # Errors
-    /// [`OutOfMemory`]; nothing has changed.
+    /// [`ForwardError`]; without memory, nothing has changed.
     pub(crate) fn reserve(
         &mut self,
         session: &mut BoundSession,
         length: usize,
-    ) -> Result<bool, OutOfMemory> {
+    ) -> Result<bool, ForwardError> {
         if length <= self.capacity {
             return Ok(false);
         }
@@ -132,8 +156,8 @@ impl KvCache {
     /// Gives memory back that no slot's tokens need; voids every binding.
     ///
     /// # Errors
-    /// [`OutOfMemory`]; nothing has changed.
-    pub(crate) fn shrink(&mut self, session: &mut BoundSession) -> Result<(), OutOfMemory> {
+    /// As [`KvCache::reserve`].
+    pub(crate) fn shrink(&mut self, session: &mut BoundSession) -> Result<(), ForwardError> {
         let longest = self.held.iter().map(Vec::len).max().unwrap_or(0);
         self.rebuild(session, self.step(longest))
     }
@@ -141,69 +165,6 @@ impl KvCache {
     /// The capacity that `length` tokens take: few steps, so that slabs seldom move.
     fn step(&self, length: usize) -> usize {
         length.next_power_of_two().max(CAPACITY_START).min(self.capacity_max)
-    }
-
-    /// Puts fresh slabs of so many rows in the place of all, what the slots hold copied.
-    fn rebuild(&mut self, session: &mut BoundSession, rows: usize) -> Result<(), OutOfMemory> {
-        let mut fresh = Vec::new();
-        for slab in &self.slabs {
-            let layer = &slab.layer;
-            let elements = self.held.len() * layer.heads * slab.rows(rows) * layer.head_size;
-            fresh.push(Block::zeroed(layer.element, elements)?);
-        }
-        for (slab, block) in self.slabs.iter().zip(fresh) {
-            let (old_rows, new_rows) = (slab.rows(self.capacity), slab.rows(rows));
-            session.replace_block(slab.block, block, |old, new| {
-                for (slot, held) in self.held.iter().enumerate() {
-                    let count = held.len().min(old_rows);
-                    for head in 0..slab.layer.heads {
-                        let from = slab.span(old_rows, (slot, head), count);
-                        let to = slab.span(new_rows, (slot, head), count);
-                        new[to].copy_from_slice(&old[from]);
-                    }
-                }
-            });
-        }
-        self.capacity = rows;
-        Ok(())
-    }
-
-    /// Copies a slot's first `length` tokens to another slot; what was there is lost.
-    ///
-    /// Unless the cache [rewinds](Self::rewinds), only all of them can be copied.
-    pub(crate) fn copy(
-        &mut self,
-        session: &mut BoundSession,
-        (from, to): (usize, usize),
-        length: usize,
-    ) {
-        debug_assert!(self.rewinds() || length == self.held[from].len());
-        for slab in &self.slabs {
-            let rows = slab.rows(self.capacity);
-            let bytes = session.bytes_mut(slab.block);
-            for head in 0..slab.layer.heads {
-                let source = slab.span(rows, (from, head), length.min(rows));
-                let target = slab.span(rows, (to, head), 0).start;
-                bytes.copy_within(source, target);
-            }
-        }
-        self.held[to] = self.held[from][..length].to_vec();
-    }
-
-    /// Two slots exchange what they hold.
-    pub(crate) fn exchange(&mut self, session: &mut BoundSession, (a, b): (usize, usize)) {
-        let (low, high) = (a.min(b), a.max(b));
-        for slab in &self.slabs {
-            let rows = slab.rows(self.capacity);
-            let count = |slot: usize| self.held[slot].len().min(rows);
-            let bytes = session.bytes_mut(slab.block);
-            for head in 0..slab.layer.heads {
-                let in_low = slab.span(rows, (low, head), count(low));
-                let in_high = slab.span(rows, (high, head), count(high));
-                exchange_spans(bytes, in_low, in_high);
-            }
-        }
-        self.held.swap(a, b);
     }
 
     /// Binds `count` slots from `first` on, as past and present of every layer.
@@ -228,19 +189,6 @@ impl KvCache {
             session.bind_in_place(binding, (&layer.past, &layer.present), view)?;
         }
         Ok(())
-    }
-}
-
-/// Exchanges two stretches that lie apart, the shorter one's bytes with as many of the longer one,
-/// and copies the rest of the longer one after the shorter one's place.
-fn exchange_spans(bytes: &mut [u8], low: Range<usize>, high: Range<usize>) {
-    let common = low.len().min(high.len());
-    let (before, after) = bytes.split_at_mut(high.start);
-    before[low.start..low.start + common].swap_with_slice(&mut after[..common]);
-    if low.len() > common {
-        bytes.copy_within(low.start + common..low.end, high.start + common);
-    } else {
-        bytes.copy_within(high.start + common..high.end, low.start + common);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the engine does when ONNX Runtime fails: a token that the model lacks makes it.
 
+mod device;
+
 use std::path::{Path, PathBuf};
 
 use hearth_shared::protocol::{ExecutionProvider, GraphChoice, LoadSpec, Part, Sampling};
@@ -7,27 +9,30 @@ use hearth_shared::protocol::{ExecutionProvider, GraphChoice, LoadSpec, Part, Sa
 use super::*;
 use crate::answer::Reading;
 
-#[expect(clippy::disallowed_methods, reason = "a test finds the runtime where the gateway would")]
 fn engine() -> Engine {
+    crate::load(&spec("tiny-llama-genai-fp32"), |_stage, _fraction| {}).unwrap().engine
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test finds the runtime where the gateway would")]
+fn spec(fixture: &str) -> LoadSpec {
     let home = match std::env::var("HEARTH_HOME") {
         Ok(home) => PathBuf::from(home),
         Err(_) => PathBuf::from(std::env::var("HOME").unwrap()).join(".local/share/hearth"),
     };
     let library = home.join("runtime/libonnxruntime.so").canonicalize();
     let library = library.expect("ONNX Runtime should be there; run `scripts/setup` first");
-    let model =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-llama-genai-fp32");
-    let spec = LoadSpec {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(fixture);
+    LoadSpec {
         model_path: model.to_str().unwrap().to_owned(),
         runtime_library: library.to_str().unwrap().to_owned(),
         execution_provider: ExecutionProvider::Cpu,
         threads: Some(1),
         context_length: None,
         slots: None,
+        cuda_graphs: false,
         variant: None,
         graph: GraphChoice::Default,
-    };
-    crate::load(&spec, |_stage, _fraction| {}).unwrap().engine
+    }
 }
 
 const NO_TOKEN: u32 = 1_000_000;

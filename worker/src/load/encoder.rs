@@ -7,11 +7,14 @@ use hearth_shared::protocol::{
     LoadFailure, LoadFailureKind, LoadSpec, LoadStage, ModelCard, ModelKind,
 };
 
+use super::device::placement;
 use super::{LoadedEncoder, failure, to_usize, wish};
 use crate::encode::{EncodePreparer, Encoder};
 use crate::generate::count;
 use crate::model::{EncoderModel, GraphSource, Task};
-use crate::runtime::Runtime;
+use crate::runtime::bound::Device;
+use crate::runtime::layout::ON_HOST;
+use crate::runtime::{Built, Runtime};
 use crate::tokenizer::Tokenizer;
 
 /// How many requests share the encoder, where nobody says. Each is tokens in a queue and no more,
@@ -35,8 +38,12 @@ pub(super) fn encoder(
 
     progress(LoadStage::Session, 0.1);
     let graph = GraphSource::File(model.graph.clone());
-    let (session, provider) =
+    let built =
         runtime.session(&graph, wish(spec, tokens_max)).map_err(|error| error.into_failure())?;
+    let Built { session, provider, assignments, device, .. } = built;
+    let memory = device.as_ref().and_then(Device::held);
+    let placed = (provider.provider, ON_HOST);
+    let placement = placement(&assignments, placed, memory.map(|memory| memory.in_use));
     let mut encoder = Encoder::new(session, &model).map_err(|error| error.into_failure())?;
 
     progress(LoadStage::WarmUp, 0.9);
@@ -60,7 +67,9 @@ pub(super) fn encoder(
             tools: false,
             thinking: false,
             embedding_length: (kind == ModelKind::Embed).then(|| count(size)),
-            device_bytes: None,
+            // With what the first run needed.
+            device_bytes: device.as_ref().and_then(Device::held).map(|memory| memory.total),
+            placement: Some(placement),
         },
         preparer: EncodePreparer::new(&model, Arc::new(tokenizer), limits),
         encoder,

@@ -1,9 +1,10 @@
 //! A session whose inputs and outputs live in memory of ours, bound once and used many times.
 //!
 //! Owns the session, every block of memory that it reads or writes, and the bindings between the
-//! two; [`crate::generate`] decides what is bound where. The only unsafe code of the project:
-//! ONNX Runtime is handed raw pointers into the blocks, and what keeps them valid is that blocks,
-//! bindings and session are fields of one struct that never gives any of them out.
+//! two; [`crate::generate`] decides what is bound where. The only unsafe code of the engine is here
+//! and in the files below: ONNX Runtime is handed raw pointers into the blocks, and what keeps them
+//! valid is that blocks, bindings and session are fields of one struct that never gives any of them
+//! out.
 //!
 //! Tensors are made through the C interface and not with `TensorRef`: binding a borrowed tensor
 //! copies it through a second session, whose lock the same tensor takes again.
@@ -12,95 +13,21 @@
     reason = "ONNX Runtime takes raw pointers, and no safe call runs a binding in place"
 )]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+pub(crate) mod asked;
+mod block;
+mod mover;
+
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 
-use half::f16;
-use ort::memory::{Allocator, MemoryInfo};
-use ort::session::{IoBinding, Session};
+use ort::memory::Allocator;
+use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, TensorElementType};
 use ort::{AsPointer, Error, ErrorCode};
 
-/// What ONNX Runtime's kernels like their buffers aligned to.
-const ALIGNMENT: usize = 64;
-
-/// A number type that a block can hold. Private to this crate: every one of them takes all-zero
-/// bytes, and any bytes, for a value.
-pub(crate) trait Element: Copy {
-    const TYPE: TensorElementType;
-}
-
-impl Element for f32 {
-    const TYPE: TensorElementType = TensorElementType::Float32;
-}
-impl Element for f16 {
-    const TYPE: TensorElementType = TensorElementType::Float16;
-}
-impl Element for i64 {
-    const TYPE: TensorElementType = TensorElementType::Int64;
-}
-
-/// A block of memory, zeroed by the system page by page as it is touched.
-pub(crate) struct Block {
-    /// What was allocated; the block starts at its first aligned byte.
-    allocation: NonNull<u8>,
-    layout: Layout,
-    start: NonNull<u8>,
-    bytes: usize,
-    element: TensorElementType,
-}
-
-// SAFETY: a block is plain memory that it owns alone; nothing in it is tied to a thread.
-unsafe impl Send for Block {}
-
-impl Block {
-    pub(crate) fn zeroed(element: TensorElementType, elements: usize) -> Result<Self, OutOfMemory> {
-        let bytes = element_bytes(element).saturating_mul(elements.max(1));
-        let out_of_memory = OutOfMemory { bytes };
-        // Aligned by hand: asked for more than its own alignment, the allocator would write the
-        // zeroes itself, and every page of a cache that may never fill would become resident.
-        let layout = Layout::from_size_align(bytes.saturating_add(ALIGNMENT), 1)
-            .map_err(|_error| out_of_memory)?;
-        // SAFETY: the layout's size is not zero.
-        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(out_of_memory)?;
-        let padding = allocation.as_ptr().align_offset(ALIGNMENT);
-        assert!(padding < ALIGNMENT, "a byte pointer can always be aligned");
-        // SAFETY: the allocation is larger than the block by more than the padding.
-        let start = unsafe { allocation.add(padding) };
-        Ok(Self { allocation, layout, start, bytes, element })
-    }
-
-    fn len(&self) -> usize {
-        self.bytes / element_bytes(self.element)
-    }
-}
-
-impl fmt::Debug for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Block({} × {})", self.len(), self.element)
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: it came from `alloc_zeroed` with this very layout.
-        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
-    }
-}
-
-/// The bytes of one element of a type that blocks hold.
-pub(crate) fn element_bytes(element: TensorElementType) -> usize {
-    element.byte_size(1).expect("only numbers of whole bytes are put into blocks")
-}
-
-/// Memory for a block can't be had.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("no memory for {bytes} bytes")]
-pub(crate) struct OutOfMemory {
-    /// How much was asked for.
-    pub(crate) bytes: usize,
-}
+pub(crate) use block::{Block, Element, OutOfMemory, Place, element_bytes};
+pub(crate) use mover::Device;
 
 /// Names one block of a [`BoundSession`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,10 +52,24 @@ impl<'a> View<'a> {
     }
 }
 
-/// A session with its memory and its bindings. Fields drop in order: bindings before memory.
+/// Bytes that are to go from one place to another, offsets in bytes. Both may lie in one block, apart
+/// from each other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Carry {
+    pub(crate) from: (BlockId, usize),
+    pub(crate) to: (BlockId, usize),
+    pub(crate) bytes: usize,
+}
+
+/// A session with its memory and its bindings. Fields drop in order: bindings before memory, and
+/// memory before what it came from.
 pub(crate) struct BoundSession {
     bindings: Vec<IoBinding>,
     blocks: Vec<Block>,
+    /// The memory of the device that it runs on, where that is used.
+    device: Option<Device>,
+    /// Of every run that is not captured.
+    options: Option<RunOptions>,
     session: Session,
 }
 
@@ -141,70 +82,176 @@ impl fmt::Debug for BoundSession {
     }
 }
 
+/// The run option by which a provider knows one captured graph from another.
+const GRAPH_ID: &str = "gpu_graph_id";
+
 impl BoundSession {
-    pub(crate) fn new(session: Session) -> Self {
-        Self { bindings: Vec::new(), blocks: Vec::new(), session }
+    pub(crate) fn new(session: Session, device: Option<Device>) -> Self {
+        Self { bindings: Vec::new(), blocks: Vec::new(), device, options: None, session }
     }
 
-    /// Adds a block of zeroes.
+    /// For a session that captures: its runs don't, but those that say so.
+    ///
+    /// # Errors
+    /// What ONNX Runtime says.
+    pub(crate) fn capture_only_when_asked(&mut self) -> ort::Result<()> {
+        let mut options = RunOptions::new()?;
+        options.set(GRAPH_ID, "-1")?;
+        self.options = Some(options);
+        Ok(())
+    }
+
+    /// What the device's allocator holds, if there is one that counts.
+    pub(crate) fn device_memory(&self) -> Option<asked::Held> {
+        self.device.as_ref()?.held()
+    }
+
+    /// Adds a block of zeroes in our own memory.
     pub(crate) fn add_block(
         &mut self,
         element: TensorElementType,
         elements: usize,
     ) -> Result<BlockId, OutOfMemory> {
-        self.blocks.push(Block::zeroed(element, elements)?);
+        self.add_block_in(Place::Host, element, elements)
+    }
+
+    /// Adds a block of zeroes.
+    pub(crate) fn add_block_in(
+        &mut self,
+        place: Place,
+        element: TensorElementType,
+        elements: usize,
+    ) -> Result<BlockId, OutOfMemory> {
+        let block = self.block(place, element, elements)?;
+        self.blocks.push(block);
         Ok(BlockId(self.blocks.len() - 1))
     }
 
-    /// Puts `fresh` in the place of a block and calls `copy` with the old and the new bytes.
+    /// Adds a block of zeroes that is read here and written by the device.
+    pub(crate) fn add_pinned_block(
+        &mut self,
+        element: TensorElementType,
+        elements: usize,
+    ) -> Result<BlockId, OutOfMemory> {
+        let pinned = self.device.as_ref().and_then(|device| device.pinned.as_ref());
+        let block = match pinned {
+            Some(memory) => Block::allocated(memory, Place::Host, (element, elements))?,
+            None => Block::zeroed(element, elements)?,
+        };
+        self.blocks.push(block);
+        Ok(BlockId(self.blocks.len() - 1))
+    }
+
+    /// Makes a block of zeroes, for [`BoundSession::replace_block`].
+    ///
+    /// # Panics
+    /// If it shall lie in a device's memory, and the session was given none.
+    pub(crate) fn block(
+        &mut self,
+        place: Place,
+        element: TensorElementType,
+        elements: usize,
+    ) -> Result<Block, OutOfMemory> {
+        if place == Place::Host {
+            return Block::zeroed(element, elements);
+        }
+        let device = self.device.as_mut().expect("only sessions with a device use its memory");
+        let block = Block::allocated(&device.memory, place, (element, elements))?;
+        let bytes = block.bytes;
+        let zeroes = Block::zeroed(TensorElementType::Uint8, bytes.min(ZEROES_BYTES))?;
+        // A device is handed few zeroes and copies them until there are enough.
+        let mut zeroed = zeroes.bytes;
+        let mut outcome = device.carry((&zeroes, 0), (&block, 0), zeroed);
+        while outcome.is_ok() && zeroed < bytes {
+            let more = zeroed.min(bytes - zeroed);
+            outcome = device.carry((&block, 0), (&block, zeroed), more);
+            zeroed += more;
+        }
+        // What fails here is the copying's own memory.
+        outcome.map_err(|_error| OutOfMemory { bytes })?;
+        Ok(block)
+    }
+
+    /// Puts `fresh` in the place of a block, with some of the old block's bytes: from where to where.
     /// Every binding goes first, because any may point into the old block.
+    ///
+    /// # Errors
+    /// What ONNX Runtime says, only of blocks in a device's memory; not everything is kept then.
     pub(crate) fn replace_block(
         &mut self,
         id: BlockId,
         mut fresh: Block,
-        copy: impl FnOnce(&[u8], &mut [u8]),
-    ) {
+        kept: impl IntoIterator<Item = (Range<usize>, usize)>,
+    ) -> ort::Result<()> {
         self.unbind_all();
-        copy(bytes_of(&self.blocks[id.0]), bytes_of_mut(&mut fresh));
+        let old = &self.blocks[id.0];
+        let mut outcome = Ok(());
+        for (from, to) in kept {
+            if (old.place(), fresh.place()) == (Place::Host, Place::Host) {
+                let bytes = from.len();
+                fresh.bytes_mut()[to..to + bytes].copy_from_slice(&old.bytes()[from]);
+            } else if outcome.is_ok() {
+                let device = self.device.as_mut().expect("there is a block of its memory");
+                outcome = device.carry((old, from.start), (&fresh, to), from.len());
+            }
+        }
         self.blocks[id.0] = fresh;
+        outcome
+    }
+
+    /// Carries bytes about, in this order.
+    ///
+    /// # Errors
+    /// What ONNX Runtime says, only of blocks in a device's memory; targets then hold anything.
+    pub(crate) fn carry(&mut self, all: impl IntoIterator<Item = Carry>) -> ort::Result<()> {
+        for Carry { from: (from, start), to: (to, target), bytes } in all {
+            let places = [from, to].map(|id| self.blocks[id.0].place());
+            if places != [Place::Host, Place::Host] {
+                let device = self.device.as_mut().expect("there is a block of its memory");
+                let (from, to) = (&self.blocks[from.0], &self.blocks[to.0]);
+                device.carry((from, start), (to, target), bytes)?;
+            } else if from == to {
+                self.bytes_mut(from).copy_within(start..start + bytes, target);
+            } else {
+                let (from, to) = self.bytes_of_two(from, to);
+                to[target..target + bytes].copy_from_slice(&from[start..start + bytes]);
+            }
+        }
+        Ok(())
     }
 
     /// The block's elements.
     ///
     /// # Panics
-    /// If the block holds another type.
+    /// If the block holds another type, or lies in a device's memory.
     pub(crate) fn elements<T: Element>(&self, id: BlockId) -> &[T] {
-        let block = &self.blocks[id.0];
-        assert_eq!(block.element, T::TYPE, "the block holds another type");
-        // SAFETY: the block holds `len` initialised elements of `T`, aligned to 64 bytes. ONNX
-        // Runtime writes to it only inside `run`, which borrows `self` mutably.
-        unsafe { std::slice::from_raw_parts(block.start.as_ptr().cast(), block.len()) }
+        self.blocks[id.0].elements()
     }
 
     /// The block's elements, to be written.
     ///
     /// # Panics
-    /// If the block holds another type.
+    /// If the block holds another type, or lies in a device's memory.
     pub(crate) fn elements_mut<T: Element>(&mut self, id: BlockId) -> &mut [T] {
-        let block = &mut self.blocks[id.0];
-        assert_eq!(block.element, T::TYPE, "the block holds another type");
-        // SAFETY: as in `elements`, and `self` is borrowed mutably, so this is the only slice.
-        unsafe { std::slice::from_raw_parts_mut(block.start.as_ptr().cast(), block.len()) }
+        self.blocks[id.0].elements_mut()
     }
 
     /// The bytes of one block, to be read, and of another, to be written.
     ///
     /// # Panics
-    /// If both are the same.
+    /// If both are the same, or one lies in a device's memory.
     pub(crate) fn bytes_of_two(&mut self, from: BlockId, to: BlockId) -> (&[u8], &mut [u8]) {
         let both = self.blocks.get_disjoint_mut([from.0, to.0]);
         let [from, to] = both.expect("a block is not copied onto itself");
-        (bytes_of(from), bytes_of_mut(to))
+        (from.bytes(), to.bytes_mut())
     }
 
     /// The block's bytes, to be moved about.
+    ///
+    /// # Panics
+    /// If the block lies in a device's memory.
     pub(crate) fn bytes_mut(&mut self, id: BlockId) -> &mut [u8] {
-        bytes_of_mut(&mut self.blocks[id.0])
+        self.blocks[id.0].bytes_mut()
     }
 
     /// Adds a binding with nothing bound.
@@ -218,7 +265,8 @@ impl BoundSession {
         self.bindings.clear();
     }
 
-    /// Binds an input; one bound before under that name is replaced.
+    /// Binds an input; one bound before under that name is replaced. Where the session wants the
+    /// input on a device and the block does not lie there, it gets what the block holds now.
     pub(crate) fn bind_input(
         &mut self,
         id: BindingId,
@@ -257,105 +305,103 @@ impl BoundSession {
     /// # Errors
     /// What ONNX Runtime says; bound outputs then hold anything.
     pub(crate) fn run(&mut self, id: BindingId) -> ort::Result<()> {
-        let binding = &self.bindings[id.0];
-        // Not `Session::run_binding`: it wraps every bound output in a value of its own, and a
-        // decoder has two for each layer.
-        //
-        // SAFETY: session and binding are alive and belong together, no run options are given,
-        // and every view in the binding lies within a block (`tensor` checks) that lives as long
-        // as the binding. `&mut self` makes this the only run and rules out slices of the blocks.
-        unsafe {
-            let status = (ort::api().RunWithBinding)(
-                self.session.ptr().cast_mut(),
-                std::ptr::null(),
-                binding.ptr(),
-            );
-            Error::result_from_status(status)
-        }
+        run(&mut self.session, &self.bindings[id.0], self.options.as_ref())
     }
 
-    fn tensor(&mut self, view: View<'_>) -> ort::Result<DynTensor> {
-        let block = &mut self.blocks[view.block.0];
-        let elements = view
-            .shape
-            .iter()
-            .try_fold(1_usize, |product, &size| product.checked_mul(usize::try_from(size).ok()?));
-        let end = elements.and_then(|elements| view.start.checked_add(elements));
-        let (Some(elements), Some(end)) = (elements, end) else {
-            return Err(Error::new_with_code(ErrorCode::InvalidArgument, "a shape overflows"));
-        };
-        if end > block.len() {
-            return Err(Error::new_with_code(
-                ErrorCode::InvalidArgument,
-                "a view exceeds its block",
-            ));
-        }
-        let size = element_bytes(block.element);
-        let memory = MemoryInfo::default();
-        let mut value = std::ptr::null_mut();
-        // SAFETY: the offset was checked to lie in the block, the byte length is that of the
-        // shape, and ONNX Runtime copies the shape. The value does not own the data.
-        unsafe {
-            let status = (ort::api().CreateTensorWithDataAsOrtValue)(
-                memory.ptr(),
-                block.start.as_ptr().add(view.start * size).cast(),
-                elements * size,
-                view.shape.as_ptr(),
-                view.shape.len(),
-                block.element.into(),
-                &raw mut value,
-            );
-            Error::result_from_status(status)?;
-        }
-        let value = NonNull::new(value).ok_or_else(|| Error::new("no tensor was made"))?;
-        // SAFETY: the value was just made and is owned by nobody else.
-        Ok(unsafe { DynTensor::from_ptr(value, Some(&Allocator::default())) })
+    /// Runs the session as [`BoundSession::run`] does; the first run of `graph` is captured, and later
+    /// ones repeat it with whatever the same memory holds then.
+    ///
+    /// # Errors
+    /// As [`BoundSession::run`].
+    pub(crate) fn run_captured(&mut self, id: BindingId, graph: u32) -> ort::Result<()> {
+        let mut options = RunOptions::new()?;
+        options.set(GRAPH_ID, graph.to_string())?;
+        run(&mut self.session, &self.bindings[id.0], Some(&options))
+    }
+
+    fn tensor(&self, view: View<'_>) -> ort::Result<DynTensor> {
+        let block = &self.blocks[view.block.0];
+        tensor(block, block.element, (view.start, view.shape))
     }
 }
 
-fn bytes_of(block: &Block) -> &[u8] {
-    // SAFETY: the block is that many initialised bytes, and it is borrowed.
-    unsafe { std::slice::from_raw_parts(block.start.as_ptr(), block.bytes) }
+/// So many zeroes are handed to a device at once.
+const ZEROES_BYTES: usize = 1024 * 1024;
+
+impl Device {
+    /// Copies bytes from one block to another, or within one, apart from each other.
+    fn carry(
+        &mut self,
+        (from, start): (&Block, usize),
+        (to, target): (&Block, usize),
+        bytes: usize,
+    ) -> ort::Result<()> {
+        let shape = [i64::try_from(bytes).unwrap_or(i64::MAX)];
+        let source = tensor(from, TensorElementType::Uint8, (start, &shape))?;
+        let mut place = tensor(to, TensorElementType::Uint8, (target, &shape))?;
+        self.binding.bind_input(mover::FROM, &source)?;
+        self.binding.bind_output(mover::TO, place.view_mut())?;
+        run(&mut self.mover, &self.binding, None)
+    }
 }
 
-fn bytes_of_mut(block: &mut Block) -> &mut [u8] {
-    // SAFETY: as in `bytes_of`, and the borrow is exclusive.
-    unsafe { std::slice::from_raw_parts_mut(block.start.as_ptr(), block.bytes) }
+/// Runs a session on what `binding` binds. Not `Session::run_binding`: it wraps every bound output in
+/// a value of its own, and a decoder has two for each layer.
+fn run(
+    session: &mut Session,
+    binding: &IoBinding,
+    options: Option<&RunOptions>,
+) -> ort::Result<()> {
+    // SAFETY: session, binding and options are alive, and every caller's binding belongs to the
+    // session. Every view in it lies within a block (`tensor` checks) that lives at least until the
+    // binding is dropped or bound anew. Callers borrow the blocks' owner mutably, which makes this
+    // the only run on them and rules out slices of them.
+    unsafe {
+        let status = (ort::api().RunWithBinding)(
+            session.ptr().cast_mut(),
+            options.map_or(std::ptr::null(), AsPointer::ptr),
+            binding.ptr(),
+        );
+        Error::result_from_status(status)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_are_aligned_zeroed_and_of_the_size_asked_for() {
-        for (element, bytes) in [(f32::TYPE, 4), (f16::TYPE, 2), (i64::TYPE, 8)] {
-            let block = Block::zeroed(element, 1001).unwrap();
-            assert_eq!(block.start.as_ptr().align_offset(ALIGNMENT), 0);
-            assert_eq!((block.len(), bytes_of(&block).len()), (1001, 1001 * bytes));
-            assert!(bytes_of(&block).iter().all(|&byte| byte == 0));
-        }
+/// Part of a block as a tensor of `element`: where it starts, counted in these, and its shape.
+fn tensor(
+    block: &Block,
+    element: TensorElementType,
+    (start, shape): (usize, &[i64]),
+) -> ort::Result<DynTensor> {
+    let refused = |why| Error::new_with_code(ErrorCode::InvalidArgument, why);
+    let size = element_bytes(element);
+    let elements = shape
+        .iter()
+        .try_fold(1_usize, |product, &size| product.checked_mul(usize::try_from(size).ok()?));
+    let end = elements.and_then(|elements| start.checked_add(elements)?.checked_mul(size));
+    let (Some(elements), Some(end)) = (elements, end) else {
+        return Err(refused("a shape overflows"));
+    };
+    if end > block.bytes {
+        return Err(refused("a view exceeds its block"));
     }
-
-    #[test]
-    fn a_block_that_no_memory_could_hold_is_an_error() {
-        let error = Block::zeroed(f32::TYPE, usize::MAX / 8).unwrap_err();
-        assert_eq!(error.bytes, usize::MAX / 8 * 4);
+    let memory = block.info();
+    let mut value = std::ptr::null_mut();
+    // SAFETY: the offset was checked to lie in the block, the byte length is that of the shape, and
+    // ONNX Runtime copies the shape and the description of the memory. The value does not own the
+    // data.
+    unsafe {
+        let status = (ort::api().CreateTensorWithDataAsOrtValue)(
+            memory.ptr(),
+            block.start.as_ptr().add(start * size).cast(),
+            elements * size,
+            shape.as_ptr(),
+            shape.len(),
+            element.into(),
+            &raw mut value,
+        );
+        Error::result_from_status(status)?;
     }
-
-    /// A cache of a long context is mostly never used.
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn pages_of_a_block_become_resident_only_when_they_are_touched() {
-        let resident_pages = || -> usize {
-            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-            statm.split(' ').nth(1).unwrap().parse().unwrap()
-        };
-        let before = resident_pages();
-        let block = Block::zeroed(f32::TYPE, 256 * 1024 * 1024).unwrap();
-        let after = resident_pages();
-        assert_eq!(block.bytes, 1 << 30);
-        // Other tests run at the same time, but none takes a tenth of this.
-        assert!(after < before + (1 << 30) / 4096 / 10, "{before} {after}");
-    }
+    let value = NonNull::new(value).ok_or_else(|| Error::new("no tensor was made"))?;
+    // SAFETY: the value was just made and is owned by nobody else.
+    Ok(unsafe { DynTensor::from_ptr(value, Some(&Allocator::default())) })
 }

@@ -4,7 +4,10 @@
 //! with, best first, and keeps the reason why it took no better one.
 
 use hearth_shared::protocol::ExecutionProvider;
-use ort::ep::{CUDA, DirectML, ExecutionProvider as _, ExecutionProviderDispatch};
+use ort::ep::{
+    ArenaExtendStrategy, CUDA, DirectML, ExecutionProvider as _, ExecutionProviderDispatch,
+};
+use ort::memory::AllocationDevice;
 use ort::session::builder::SessionBuilder;
 
 use super::{RuntimeError, one_line};
@@ -16,6 +19,28 @@ pub(crate) struct Provider {
     pub(crate) provider: ExecutionProvider,
     /// Why `auto` took no better one.
     pub(crate) note: Option<String>,
+}
+
+/// Whether a session captures its steps, where a provider can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Capture {
+    No,
+    Yes,
+}
+
+/// The memory of a provider's device, and the host's that the device writes to without a detour; none
+/// where tensors can't begin in the middle of a block, as each slot's do.
+pub(crate) fn memory_of(
+    provider: ExecutionProvider,
+) -> Option<(AllocationDevice<'static>, Option<AllocationDevice<'static>>)> {
+    match provider {
+        ExecutionProvider::Cuda => {
+            Some((AllocationDevice::CUDA, Some(AllocationDevice::CUDA_PINNED)))
+        }
+        // What its allocator gives is no address but a resource.
+        ExecutionProvider::DirectMl => None,
+        ExecutionProvider::Cpu | ExecutionProvider::Auto => None,
+    }
 }
 
 /// Registers a provider on fresh session options.
@@ -30,7 +55,7 @@ pub(crate) fn choose(
         ExecutionProvider::Auto => choose_best(options),
         ExecutionProvider::Cpu => Ok((options()?, on(ExecutionProvider::Cpu, None))),
         ExecutionProvider::Cuda | ExecutionProvider::DirectMl => {
-            let builder = register(asked, options()?)?;
+            let builder = register(asked, options()?, Capture::No)?;
             Ok((builder, on(asked, None)))
         }
     }
@@ -49,7 +74,7 @@ fn choose_best(
         if !is_built_in(candidate) {
             continue;
         }
-        match register(candidate, options()?) {
+        match register(candidate, options()?, Capture::No) {
             Ok(builder) => return Ok((builder, on(candidate, None))),
             Err(error) => notes.push(error.to_string()),
         }
@@ -72,13 +97,22 @@ fn is_built_in(provider: ExecutionProvider) -> bool {
     }
 }
 
-fn register(
+/// Registers a provider that is no question any more.
+///
+/// # Errors
+/// [`RuntimeError::NoProvider`] if it can't be had.
+pub(crate) fn register(
     provider: ExecutionProvider,
     builder: SessionBuilder,
+    capture: Capture,
 ) -> Result<SessionBuilder, RuntimeError> {
     let no_provider = |reason| RuntimeError::NoProvider { provider: provider.as_str(), reason };
     let dispatch: ExecutionProviderDispatch = match provider {
-        ExecutionProvider::Cuda => CUDA::default().build(),
+        ExecutionProvider::Cuda => CUDA::default()
+            // Otherwise every growth takes the next power of two from whoever shares the device.
+            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+            .with_cuda_graph(capture == Capture::Yes)
+            .build(),
         ExecutionProvider::DirectMl => DirectML::default().build(),
         ExecutionProvider::Auto | ExecutionProvider::Cpu => return Ok(builder),
     };

@@ -124,6 +124,22 @@ fn provider() -> impl Strategy<Value = ExecutionProvider> {
     ]
 }
 
+fn placement() -> impl Strategy<Value = Option<Placement>> {
+    let counts = (any::<[u32; 2]>(), any::<Option<u64>>(), any::<[bool; 2]>());
+    (counts, vec(any::<String>(), 0..4), any::<bool>()).prop_map(
+        |((nodes, device_weight_bytes, [cache_on_device, captured]), cpu_operators, there)| {
+            there.then_some(Placement {
+                nodes: nodes[0],
+                device_nodes: nodes[1],
+                cpu_operators,
+                device_weight_bytes,
+                cache_on_device,
+                captured,
+            })
+        },
+    )
+}
+
 pub(super) fn to_worker() -> impl Strategy<Value = ToWorker> {
     let graph = prop_oneof![
         Just(GraphChoice::Default),
@@ -131,12 +147,13 @@ pub(super) fn to_worker() -> impl Strategy<Value = ToWorker> {
         Just(GraphChoice::Memory)
     ];
     let strings = (any::<[String; 2]>(), any::<Option<String>>());
-    let load = (strings, graph, provider(), any::<[Option<u32>; 3]>()).prop_map(
+    let load = (strings, graph, provider(), any::<[Option<u32>; 3]>(), any::<bool>()).prop_map(
         |(
             ([model_path, runtime_library], variant),
             graph,
             execution_provider,
             [threads, context_length, slots],
+            cuda_graphs,
         )| {
             ToWorker::Load(LoadSpec {
                 model_path,
@@ -147,6 +164,7 @@ pub(super) fn to_worker() -> impl Strategy<Value = ToWorker> {
                 threads,
                 context_length,
                 slots,
+                cuda_graphs,
             })
         },
     );
@@ -245,6 +263,50 @@ fn reply() -> impl Strategy<Value = FromWorker> {
     ]
 }
 
+fn card() -> impl Strategy<Value = FromWorker> {
+    let model_kind =
+        prop_oneof![Just(ModelKind::Generate), Just(ModelKind::Embed), Just(ModelKind::Rerank)];
+    (
+        any::<[String; 2]>(),
+        any::<[u32; 2]>(),
+        provider(),
+        any::<Option<String>>(),
+        model_kind,
+        any::<[bool; 2]>(),
+        any::<Option<u32>>(),
+        any::<Option<u64>>(),
+        placement(),
+    )
+        .prop_map(
+            |(
+                [architecture, runtime_version],
+                [context_length, slots],
+                provider,
+                note,
+                kind,
+                [tools, thinking],
+                embedding_length,
+                device_bytes,
+                placement,
+            )| {
+                FromWorker::Ready(ModelCard {
+                    kind,
+                    architecture,
+                    context_length,
+                    slots,
+                    execution_provider: provider,
+                    execution_provider_note: note,
+                    runtime_version,
+                    tools,
+                    thinking,
+                    embedding_length,
+                    device_bytes,
+                    placement,
+                })
+            },
+        )
+}
+
 pub(super) fn from_worker() -> impl Strategy<Value = FromWorker> {
     let stage = prop_oneof![
         Just(LoadStage::Files),
@@ -260,44 +322,6 @@ pub(super) fn from_worker() -> impl Strategy<Value = FromWorker> {
         Just(LoadFailureKind::OutOfMemory),
         Just(LoadFailureKind::Runtime),
     ];
-    let model_kind =
-        prop_oneof![Just(ModelKind::Generate), Just(ModelKind::Embed), Just(ModelKind::Rerank)];
-    let card = (
-        any::<[String; 2]>(),
-        any::<[u32; 2]>(),
-        provider(),
-        any::<Option<String>>(),
-        model_kind,
-        any::<[bool; 2]>(),
-        any::<Option<u32>>(),
-        any::<Option<u64>>(),
-    )
-        .prop_map(
-            |(
-                [architecture, runtime_version],
-                [context_length, slots],
-                provider,
-                note,
-                kind,
-                [tools, thinking],
-                embedding_length,
-                device_bytes,
-            )| {
-                FromWorker::Ready(ModelCard {
-                    kind,
-                    architecture,
-                    context_length,
-                    slots,
-                    execution_provider: provider,
-                    execution_provider_note: note,
-                    runtime_version,
-                    tools,
-                    thinking,
-                    embedding_length,
-                    device_bytes,
-                })
-            },
-        );
     prop_oneof![
         (any::<u16>(), any::<u32>(), any::<[u8; 16]>()).prop_map(
             |(protocol_version, pid, token)| {
@@ -306,7 +330,7 @@ pub(super) fn from_worker() -> impl Strategy<Value = FromWorker> {
         ),
         (stage, 0.0_f32..=1.0)
             .prop_map(|(stage, fraction)| FromWorker::LoadProgress { stage, fraction }),
-        card,
+        card(),
         (kind, any::<String>())
             .prop_map(|(kind, message)| FromWorker::LoadFailed(LoadFailure { kind, message })),
         vec(news(), 0..5).prop_map(FromWorker::Step),

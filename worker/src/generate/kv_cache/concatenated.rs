@@ -7,7 +7,7 @@
 use ort::value::TensorElementType;
 
 use super::{KvCache, Slab, dimension};
-use crate::runtime::bound::{BindingId, Block, BlockId, BoundSession, OutOfMemory, View};
+use crate::runtime::bound::{BindingId, BlockId, BoundSession, OutOfMemory, Place, View};
 
 /// Memory for what goes in and what comes out, of every layer.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ impl Packed {
             for blocks in [&self.past, &self.present] {
                 for (slab, &block) in cache.slabs.iter().zip(blocks) {
                     let (element, count) = cache.packed_elements(slab);
-                    session.replace_block(block, Block::zeroed(element, count)?, |_old, _new| {});
+                    let fresh = session.block(Place::Host, element, count)?;
+                    session.replace_block(block, fresh, [])?;
                 }
             }
             self.capacity = cache.capacity;
