@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::catalog::{Catalog, CatalogUnavailable, Model, Offer};
 use crate::describe::Shelf;
@@ -42,13 +43,16 @@ pub struct App {
     pub responses: Arc<Store>,
     /// Who sent the request that this copy is for.
     pub caller: Arc<Caller>,
+    /// The request's place among those that the caller may have at once: taken until the last copy
+    /// is gone, however long after the answer.
+    pub place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl App {
     /// The same gateway for a request of `caller`.
     #[must_use]
-    pub fn of(&self, caller: Arc<Caller>) -> Self {
-        Self { caller, ..self.clone() }
+    pub fn of(&self, caller: Arc<Caller>, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { caller, place: place.map(Arc::new), ..self.clone() }
     }
 
     /// Every model with files of its own that exists for the caller, by name.

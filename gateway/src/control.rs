@@ -8,12 +8,12 @@ pub mod events;
 use std::time::Duration;
 
 use hyper::Response;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
-use crate::generation::find_model;
+use crate::generation::{Ask, find_model};
 use crate::http;
 use crate::metrics::{Outcome, RequestMeter};
 use crate::server::ReadBody;
@@ -37,15 +37,27 @@ async fn load_model(
     body: &[u8],
     meter: &mut RequestMeter,
 ) -> Result<Response<Body>, ApiError> {
-    let map = parse_object(body)?;
-    let fields = Fields::new(&map);
-    let (written, keep_alive) = (fields.model()?, app.caller.keep_alive(fields.keep_alive()?));
+    let Ask { model: written, keep_alive } = parse_load(&parse_object(body)?)?;
+    let keep_alive = app.caller.keep_alive(keep_alive);
     let model = find_model(app, &written).await?;
     meter.set_model(&model.name);
     let refused = |refusal| ApiError::Refused { model: model.name.clone(), refusal };
     app.fleet.warm(&model, keep_alive).await.map_err(refused)?;
     let state = app.fleet.snapshot().word_of(&model.name);
     Ok(http::json(&json!({ "model": model.name.with_tag(), "state": state })))
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check_load(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse_load(map).map(drop)
+}
+
+fn parse_load(map: &Map<String, Value>) -> Result<Ask, ApiError> {
+    let fields = Fields::new(map);
+    Ok(Ask { model: fields.model()?, keep_alive: fields.keep_alive()? })
 }
 
 /// `POST /api/unload`: the model leaves once it is unused; with `force` now, whoever uses it. With
@@ -64,11 +76,7 @@ async fn unload_model(
     body: &[u8],
     meter: &mut RequestMeter,
 ) -> Result<Response<Body>, ApiError> {
-    let map = parse_object(body)?;
-    let fields = Fields::new(&map);
-    let written = fields.model()?;
-    let force = fields.flag("force")?.unwrap_or(false);
-    let wait = fields.flag("wait")?.unwrap_or(false);
+    let Unload { model: written, force, wait } = parse_unload(&parse_object(body)?)?;
     // A model whose files are gone can still be in memory.
     let name = match find_model(app, &written).await {
         Ok(model) => model.name.clone(),
@@ -91,6 +99,27 @@ async fn unload_model(
     let unloaded = wait && tokio::time::timeout(UNLOAD_WAIT_MAX, gone).await.is_ok();
     let state = app.fleet.snapshot().word_of(&name);
     Ok(http::json(&json!({ "model": name.with_tag(), "state": state, "unloaded": unloaded })))
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check_unload(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse_unload(map).map(drop)
+}
+
+/// An order to unload.
+struct Unload {
+    model: String,
+    force: bool,
+    wait: bool,
+}
+
+fn parse_unload(map: &Map<String, Value>) -> Result<Unload, ApiError> {
+    let fields = Fields::new(map);
+    let flag = |name| Ok::<_, ApiError>(fields.flag(name)?.unwrap_or(false));
+    Ok(Unload { model: fields.model()?, force: flag("force")?, wait: flag("wait")? })
 }
 
 fn finish(

@@ -97,6 +97,14 @@ pub enum ApiError {
         /// How many it allows.
         limit: u32,
     },
+    /// Enough responses are made in the background already.
+    #[error(
+        "{limit} responses are being made in the background; wait for one of them, or cancel one"
+    )]
+    BackgroundFull {
+        /// How many there may be.
+        limit: usize,
+    },
     /// Too many bodies are being read already.
     #[error("too many requests are being read; try again in a moment")]
     Crowded,
@@ -242,10 +250,16 @@ impl ApiError {
         }})
     }
 
-    /// The body on `/api`.
+    /// The body on `/api`. A text is all that there is room for, so it says which field is wrong, too.
     #[must_use]
     pub fn ollama_body(&self) -> Value {
-        json!({ "error": self.to_string() })
+        let text = match self {
+            Self::Invalid { message, param: Some(param) } if !message.contains(param.as_str()) => {
+                format!("{param}: {message}")
+            }
+            _ => self.to_string(),
+        };
+        json!({ "error": text })
     }
 }
 

@@ -36,6 +36,7 @@ pub mod generation;
 pub mod oneshot;
 pub mod fleet;
 pub mod control;
+pub mod parsing;
 pub mod stream;
 pub mod http;
 pub mod error;

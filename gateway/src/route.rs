@@ -36,6 +36,8 @@ pub enum Route {
     Models,
     /// `GET /v1/models/{id}`; ids may hold `/` and `:`.
     Model(String),
+    /// `DELETE /v1/models/{id}`
+    DeleteModel(String),
     /// `GET` or `HEAD /`: Ollama's clients look here first.
     Root,
     /// `GET /api/version`
@@ -88,6 +90,7 @@ impl Route {
             self,
             Self::Copy
                 | Self::Delete
+                | Self::DeleteModel(_)
                 | Self::Pull
                 | Self::Create
                 | Self::HasBlob(_)
@@ -169,7 +172,7 @@ pub fn find(method: &Method, path: &str) -> Result<Route, ApiError> {
         "/readyz" => (Route::Ready, GET),
         _ if path.starts_with(BLOBS) => (blob(method, &path[BLOBS.len()..]), GET_OR_POST),
         _ => response(path)
-            .or_else(|| model(path))
+            .or_else(|| model(method, path))
             .ok_or_else(|| ApiError::NotFound { path: shown(path) })?,
     };
     if allow.split(", ").any(|allowed| method == allowed) {
@@ -184,10 +187,11 @@ fn blob(method: &Method, digest: &str) -> Route {
     if method == Method::POST { Route::PutBlob(digest) } else { Route::HasBlob(digest) }
 }
 
-fn model(path: &str) -> Option<(Route, &'static str)> {
+fn model(method: &Method, path: &str) -> Option<(Route, &'static str)> {
     let id = path.strip_prefix("/v1/models/").filter(|id| !id.is_empty())?;
-    let id = percent_decode_str(id).decode_utf8().ok()?;
-    Some((Route::Model(id.into_owned()), GET))
+    let id = percent_decode_str(id).decode_utf8().ok()?.into_owned();
+    let route = if method == Method::DELETE { Route::DeleteModel(id) } else { Route::Model(id) };
+    Some((route, GET_DELETE))
 }
 
 fn response(path: &str) -> Option<(Route, &'static str)> {
@@ -219,6 +223,9 @@ mod tests {
         let model = |path| find(&Method::GET, path).unwrap();
         assert_eq!(model("/v1/models/a/b:q4"), Route::Model("a/b:q4".to_owned()));
         assert_eq!(model("/v1/models/a%2Fb%3Aq4"), Route::Model("a/b:q4".to_owned()));
+        let deleted = find(&Method::DELETE, "/v1/models/a/b:q4").unwrap();
+        assert_eq!(deleted, Route::DeleteModel("a/b:q4".to_owned()));
+        assert!(deleted.manages());
     }
 
     #[test]

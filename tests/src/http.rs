@@ -143,6 +143,14 @@ impl Answer {
         events
     }
 
+    /// The next part of the body, as it comes.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn part(&mut self) -> String {
+        self.more().await.expect("more of the body")
+    }
+
     async fn more(&mut self) -> Option<String> {
         let body = &mut self.body;
         let frame = patiently("more of a body", async { body.frame().await }).await?;

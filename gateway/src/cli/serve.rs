@@ -128,6 +128,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         connections: Arc::default(),
         responses: Arc::default(),
         caller: Arc::new(Caller::unlimited("gateway")),
+        place: None,
     });
     warn_of_what_is_missing(&config, &app).await;
     warn_of_aliases(&app).await;

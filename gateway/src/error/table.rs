@@ -92,6 +92,9 @@ impl ApiError {
             Self::KeyBusy { .. } => {
                 Row::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", SOON)
             }
+            Self::BackgroundFull { .. } => {
+                Row::refused(StatusCode::TOO_MANY_REQUESTS, "background_full", SOON)
+            }
             Self::Crowded => Row::refused(StatusCode::SERVICE_UNAVAILABLE, "server_busy", SOON),
             Self::Refused { refusal, .. } => of_refusal(refusal),
             Self::Worker(failure) => of_request_failure(failure, prompt),

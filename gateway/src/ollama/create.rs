@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use hearth_shared::ids::ModelName;
 use hearth_shared::protocol::{Chat, JsonText, ModelKind, Prompt};
 use hyper::Response;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{blobs, manage, options, pull};
 use crate::app::App;
@@ -51,21 +51,15 @@ enum Source {
 /// # Errors
 /// [`ApiError`]; there is no new model.
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let map = parse_object(request_body.as_ref())?;
+    let Request { name, streamed, base, recipe } = parse(&parse_object(request_body.as_ref())?)?;
     drop(request_body);
-    let fields = Fields::new(&map);
-    let ask = options::ask(fields)?;
-    let streamed = options::stream(fields)?;
-    let name = manage::new_name(app, "model", &ask.model).await?;
-    for refused in REFUSED {
-        fields.refuse(refused, &[json!(""), json!([]), json!({})])?;
-    }
-    let source = source(app, fields).await?;
+    manage::check_is_free(app, &name).await?;
+    let source = source(app, base).await?;
     let from = match &source {
         Source::Here(offer) => offer.model.name.clone(),
         Source::Path(_) | Source::Blob(_) => weights_of(&name),
     };
-    let recipe = Recipe::read(fields, from)?;
+    let recipe = Recipe { from, ..recipe };
     match source {
         Source::Here(offer) => derive(app, &offer, recipe, name).await?,
         Source::Path(path) => take_in(app, path, recipe, name).await?,
@@ -78,18 +72,59 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     Ok(pull::done(streamed))
 }
 
-async fn source(app: &App, fields: Fields<'_>) -> Result<Source, ApiError> {
-    match (uploaded(fields)?, fields.text("from")?.filter(|from| !from.is_empty())) {
-        (Some(digest), None) => Ok(Source::Blob(blobs::place(app, digest).await?)),
-        (None, Some(from)) if Path::new(from).is_absolute() => {
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse(map).map(drop)
+}
+
+/// A model to be made.
+struct Request {
+    name: ModelName,
+    streamed: bool,
+    base: Base,
+    /// What is laid over it. What it lies on shows only once that is found: until then its own name.
+    recipe: Recipe,
+}
+
+/// What a model is made of.
+enum Base {
+    /// What was uploaded under this digest.
+    Uploaded(String),
+    /// Another model, or a path.
+    From(String),
+}
+
+fn parse(map: &Map<String, Value>) -> Result<Request, ApiError> {
+    let fields = Fields::new(map);
+    let ask = options::ask(fields)?;
+    let streamed = options::stream(fields)?;
+    let name = manage::new_name("model", &ask.model)?;
+    for refused in REFUSED {
+        fields.refuse(refused, &[json!(""), json!([]), json!({})])?;
+    }
+    let base = match (uploaded(fields)?, fields.text("from")?.filter(|from| !from.is_empty())) {
+        (Some(digest), None) => Base::Uploaded(digest.to_owned()),
+        (None, Some(from)) => Base::From(from.to_owned()),
+        (Some(_), Some(_)) | (None, None) => {
+            let message = "say either what the model is made `from`, or which uploaded `files`";
+            return Err(ApiError::invalid("from", message));
+        }
+    };
+    let recipe = Recipe::read(fields, name.clone())?;
+    Ok(Request { name, streamed, base, recipe })
+}
+
+async fn source(app: &App, base: Base) -> Result<Source, ApiError> {
+    match base {
+        Base::Uploaded(digest) => Ok(Source::Blob(blobs::place(app, &digest).await?)),
+        Base::From(from) if Path::new(&from).is_absolute() => {
             app.caller.check_may_name_paths()?;
             Ok(Source::Path(PathBuf::from(from)))
         }
-        (None, Some(from)) => Ok(Source::Here(Box::new(find_offer(app, from).await?))),
-        (Some(_), Some(_)) | (None, None) => {
-            let message = "say either what the model is made `from`, or which uploaded `files`";
-            Err(ApiError::invalid("from", message))
-        }
+        Base::From(from) => Ok(Source::Here(Box::new(find_offer(app, &from).await?))),
     }
 }
 

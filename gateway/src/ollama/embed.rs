@@ -52,6 +52,22 @@ pub async fn embeddings(app: &App, request_body: ReadBody) -> Result<Response<Bo
     Ok(http::json(&json!({ "embedding": first.unwrap_or_default() })))
 }
 
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse(map, inputs).map(drop)
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check_older(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse(map, prompt).map(drop)
+}
+
 /// `None` where there was nothing to embed, only to load or unload.
 async fn answer(
     app: &App,

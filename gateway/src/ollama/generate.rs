@@ -22,6 +22,14 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     answer::serve(app, request_body, Shape::Generate, parse).await
 }
 
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse(map).map(drop)
+}
+
 /// `None` beside the model where there is nothing to answer, only to load or unload.
 fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
     let fields = Fields::new(map);

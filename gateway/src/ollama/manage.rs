@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_shared::ids::ModelName;
 use hyper::{Response, StatusCode};
+use serde_json::{Map, Value};
 
 use super::options;
 use crate::app::App;
@@ -26,14 +27,10 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`ApiError`]
 pub async fn copy(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let map = parse_object(request_body.as_ref())?;
+    let (source, destination) = parse_copy(&parse_object(request_body.as_ref())?)?;
     drop(request_body);
-    let fields = Fields::new(&map);
-    let missing = |name| ApiError::invalid(name, format!("`{name}` is missing"));
-    let source = fields.text("source")?.ok_or_else(|| missing("source"))?;
-    let destination = fields.text("destination")?.ok_or_else(|| missing("destination"))?;
-    let destination = new_name(app, "destination", destination).await?;
-    let Offer { model, derived, .. } = find_offer(app, source).await?;
+    check_is_free(app, &destination).await?;
+    let Offer { model, derived, .. } = find_offer(app, &source).await?;
     match derived {
         None => adopt(app, model.path.clone(), destination).await?,
         Some(derived) => {
@@ -44,6 +41,22 @@ pub async fn copy(app: &App, request_body: ReadBody) -> Result<Response<Body>, A
     Ok(http::status(StatusCode::OK, ""))
 }
 
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check_copy(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse_copy(map).map(drop)
+}
+
+fn parse_copy(map: &Map<String, Value>) -> Result<(String, ModelName), ApiError> {
+    let fields = Fields::new(map);
+    let missing = |name| ApiError::invalid(name, format!("`{name}` is missing"));
+    let source = fields.text("source")?.ok_or_else(|| missing("source"))?;
+    let destination = fields.text("destination")?.ok_or_else(|| missing("destination"))?;
+    Ok((source.to_owned(), new_name("destination", destination)?))
+}
+
 /// Serves one request to delete.
 ///
 /// # Errors
@@ -52,13 +65,31 @@ pub async fn delete(app: &App, request_body: ReadBody) -> Result<Response<Body>,
     let map = parse_object(request_body.as_ref())?;
     drop(request_body);
     let ask = options::ask(Fields::new(&map))?;
+    remove(app, &ask.model).await?;
+    Ok(http::status(StatusCode::OK, ""))
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check_delete(map: &Map<String, Value>) -> Result<(), ApiError> {
+    options::ask(Fields::new(map)).map(drop)
+}
+
+/// Deletes the model that a client means by what it wrote, in whichever dialect. It may not work any
+/// more by then: its worker is told to go first.
+///
+/// # Errors
+/// [`ApiError`]; the model is still there.
+pub async fn remove(app: &App, written: &str) -> Result<ModelName, ApiError> {
     let names = app.catalog.names().await?;
-    let name = match without_host(&ask.model).parse::<ModelName>() {
+    let name = match without_host(written).parse::<ModelName>() {
         Ok(name) if names.aliases.contains_key(&name) => return Err(ApiError::IsAlias(name)),
         // Also one whose model is gone, which nobody finds any more.
         Ok(name) if names.derived.contains_key(&name) && !names.models.contains_key(&name) => name,
         Ok(_) | Err(_) => {
-            let model = find_model(app, &ask.model).await?;
+            let model = find_model(app, written).await?;
             let needed_by = names.made_of(&model.name);
             if !needed_by.is_empty() {
                 return Err(ApiError::ModelNeeded { model: model.name.clone(), needed_by });
@@ -67,9 +98,10 @@ pub async fn delete(app: &App, request_body: ReadBody) -> Result<Response<Body>,
             model.name.clone()
         }
     };
+    let removed = name.clone();
+    change(app, move |store| store.remove(&removed)).await?;
     tracing::info!(model = %name, "is deleted");
-    change(app, move |store| store.remove(&name)).await?;
-    Ok(http::status(StatusCode::OK, ""))
+    Ok(name)
 }
 
 /// Waits until its worker is gone, which holds the files open, and would go on with a model that is
@@ -81,14 +113,16 @@ async fn leave(app: &App, model: &ModelName) -> Result<(), ApiError> {
 }
 
 /// A name for a model that is to be made.
-pub(super) async fn new_name(app: &App, field: &str, text: &str) -> Result<ModelName, ApiError> {
-    let name: ModelName =
-        text.parse().map_err(|error| ApiError::invalid(field, format!("`{text}`: {error}")))?;
-    // A model of this name could not be asked for.
-    if app.catalog.names().await?.aliases.contains_key(&name) {
-        return Err(ApiError::IsAlias(name));
+pub(super) fn new_name(field: &str, text: &str) -> Result<ModelName, ApiError> {
+    text.parse().map_err(|error| ApiError::invalid(field, format!("`{text}`: {error}")))
+}
+
+/// Whether no alias has the name: a model of it could not be asked for.
+pub(super) async fn check_is_free(app: &App, name: &ModelName) -> Result<(), ApiError> {
+    if app.catalog.names().await?.aliases.contains_key(name) {
+        return Err(ApiError::IsAlias(name.clone()));
     }
-    Ok(name)
+    Ok(())
 }
 
 /// Gives the model at a path a name of ours.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use hyper::Response;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
@@ -16,7 +16,7 @@ use super::{manage, options};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
-use crate::generation::find_model;
+use crate::generation::{Ask, find_model};
 use crate::http;
 use crate::hub::{Progress, RepoName, Sink};
 use crate::server::ReadBody;
@@ -39,22 +39,35 @@ enum Wanted {
 /// # Errors
 /// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with a line.
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let map = parse_object(request_body.as_ref())?;
+    let (ask, streamed) = parse(&parse_object(request_body.as_ref())?)?;
     drop(request_body);
-    let fields = Fields::new(&map);
-    let ask = options::ask(fields)?;
-    fields.flag("insecure")?;
-    let streamed = options::stream(fields)?;
     match wanted(app, &ask.model).await? {
         Wanted::Here => {}
         Wanted::Local(path) => {
             let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let name = manage::new_name(app, "model", name).await?;
+            let name = manage::new_name("model", name)?;
+            manage::check_is_free(app, &name).await?;
             manage::adopt(app, path, name).await?;
         }
         Wanted::Repo(repo) => return pull(app, repo, streamed).await,
     }
     Ok(done(streamed))
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse(map).map(drop)
+}
+
+fn parse(map: &Map<String, Value>) -> Result<(Ask, bool), ApiError> {
+    let fields = Fields::new(map);
+    let ask = options::ask(fields)?;
+    // Where models come from, the gateway's settings say.
+    fields.flag("insecure")?;
+    Ok((ask, options::stream(fields)?))
 }
 
 async fn wanted(app: &App, written: &str) -> Result<Wanted, ApiError> {

@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::describe::read_offer;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
-use crate::generation::find_offer;
+use crate::generation::{Ask, find_offer};
 use crate::http;
 use crate::recipe::{modelfile, parameters_text};
 use crate::server::ReadBody;
@@ -39,12 +39,10 @@ struct Show<'a> {
 /// # Errors
 /// [`ApiError`]
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let map = parse_object(request_body.as_ref())?;
+    let (ask, verbose) = parse(&parse_object(request_body.as_ref())?)?;
     drop(request_body);
-    let fields = Fields::new(&map);
-    let ask = options::ask(fields)?;
     let offer = find_offer(app, &ask.model).await?;
-    let description = if fields.flag("verbose")?.unwrap_or(false) {
+    let description = if verbose {
         read_offer(&offer).await.into()
     } else {
         app.shelf.describe_offer(&offer).await
@@ -63,4 +61,17 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
         capabilities: description.capabilities(offer.model.facts.kind),
         modified_at: date(offer.modified()),
     }))
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse(map).map(drop)
+}
+
+fn parse(map: &Map<String, Value>) -> Result<(Ask, bool), ApiError> {
+    let fields = Fields::new(map);
+    Ok((options::ask(fields)?, fields.flag("verbose")?.unwrap_or(false)))
 }

@@ -9,6 +9,7 @@ mod chunks;
 
 use futures_util::stream;
 use hyper::Response;
+use serde_json::{Map, Value};
 
 use self::chunks::Chunks;
 pub(super) use self::fields::FIELDS;
@@ -23,15 +24,18 @@ use crate::http;
 use crate::metrics::RequestMeter;
 use crate::ollama::warm;
 use crate::openai::known;
+use crate::openai::usage::{UsageTold, count};
 use crate::server::ReadBody;
 use crate::stream::{self as body, Body, sse};
+
+const ENDPOINT: &str = "/v1/chat/completions";
 
 /// Serves one request.
 ///
 /// # Errors
 /// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with an event.
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let mut meter = RequestMeter::start("/v1/chat/completions");
+    let mut meter = RequestMeter::start(ENDPOINT);
     let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
@@ -46,19 +50,34 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
         ChatAsk::Warm(ask) => return warm::chat(app, &ask, meter).await,
     };
     let offer = meter.check(offer)?;
-    let ChatRequest { ask, stream, include_usage, calls, body } = request;
+    let ChatRequest { ask, stream, usage, calls, body } = request;
     let (choices, with_logprobs) = (body.choices, body.logprobs.is_some());
     let body = offer.laid_into(body);
+    let counted = match usage {
+        UsageTold::Always if stream => {
+            let counted = count(app, &offer.model, ask.keep_alive, &body.prompt, ENDPOINT).await;
+            meter.check(counted)?
+        }
+        _ => 0,
+    };
     let generation = Generation::start(app, &offer.model, ask.keep_alive, body, meter).await?;
     let answer = Answer::new(ask.model, calls);
     let response = if stream {
-        let chunks = Chunks::new(answer, choices, include_usage, with_logprobs);
+        let chunks = Chunks::new(answer, choices, with_logprobs).telling(usage, counted);
         http::streamed(sse::CONTENT_TYPE, events(generation, chunks))
     } else {
         let choices = generation.collect().await?;
         http::json(&answer.whole(choices, with_logprobs))
     };
     Ok(known::mark(response, unknown))
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    request::parse(map).map(drop)
 }
 
 /// The stream's body.

@@ -13,11 +13,13 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hearth_shared::protocol::{Generate, News, Prompt};
 use hyper::Response;
+use serde_json::{Map, Value};
 
 pub(super) use self::fields::FIELDS;
 use self::request::{CompletionAsk, CompletionRequest};
 use self::response::Answer;
 use super::known;
+use super::usage::{UsageTold, count};
 use crate::app::App;
 use crate::catalog::Offer;
 use crate::error::ApiError;
@@ -63,6 +65,14 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     Ok(known::mark(response, unknown))
 }
 
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    request::parse(map).map(drop)
+}
+
 /// Who sends each prompt to the model.
 struct Asker {
     app: App,
@@ -90,6 +100,16 @@ impl Asker {
             Prompt::Text { .. } | Prompt::Tokens(_) | Prompt::Chat(_) | Prompt::Infill { .. } => {
                 Ok(String::new())
             }
+        }
+    }
+
+    /// How many tokens the prompt has, if every chunk is to tell.
+    async fn counted(&self, prompt: &Prompt, usage: UsageTold) -> Result<u32, ApiError> {
+        match usage {
+            UsageTold::Always => {
+                count(&self.app, &self.offer.model, self.ask.keep_alive, prompt, ENDPOINT).await
+            }
+            UsageTold::Never | UsageTold::AtEnd => Ok(0),
         }
     }
 
@@ -137,12 +157,14 @@ async fn streamed(
     let mut waiting = VecDeque::from(request.bodies);
     let first = waiting.pop_front().expect("there is at least one prompt");
     let echoed = asker.echoed(&first.prompt).await?;
+    let usage = request.usage;
+    let counted = asker.counted(&first.prompt, usage).await?;
     let generation = asker.start(first, meter).await?;
     let answer = Answer::new(asker.ask.model.clone(), request.with_logprobs);
     let choices = request.kept;
-    let (include_usage, counts) = (request.include_usage, Usage::default());
-    let running = Running::new(generation, &echoed, 0, choices);
-    let chunks = Chunks { asker, waiting, answer, choices, include_usage, counts, running };
+    let counts = Usage::default();
+    let running = Running::new(generation, &echoed, (0, choices), counted);
+    let chunks = Chunks { asker, waiting, answer, choices, usage, counts, running };
     let events = stream::unfold(Some(chunks), |chunks| async {
         let mut chunks = chunks?;
         let mut out = Vec::with_capacity(256);
@@ -162,7 +184,8 @@ struct Chunks {
     waiting: VecDeque<Generate>,
     answer: Answer,
     choices: u32,
-    include_usage: bool,
+    usage: UsageTold,
+    /// Of the prompts that are answered.
     counts: Usage,
     running: Running,
 }
@@ -174,12 +197,17 @@ struct Running {
     first: u32,
     /// What is still to be echoed of each choice, and where in its text the next token begins.
     choices: Vec<(String, usize)>,
+    /// The counts so far, if they are wanted.
+    so_far: Usage,
 }
 
 impl Running {
-    fn new(generation: Generation, echoed: &str, first: u32, choices: u32) -> Self {
+    /// `indices` are that of its first choice and how many there are.
+    fn new(generation: Generation, echoed: &str, indices: (u32, u32), prompt_tokens: u32) -> Self {
+        let (first, choices) = indices;
         let choices = (0..choices).map(|_| (echoed.to_owned(), 0)).collect();
-        Self { generation, first, choices }
+        let so_far = Usage { prompt_tokens, ..Usage::default() };
+        Self { generation, first, choices, so_far }
     }
 }
 
@@ -192,27 +220,32 @@ impl Chunks {
         }
         self.counts.join(self.running.generation.usage());
         let Some(body) = self.waiting.pop_front() else {
-            if self.include_usage {
+            if self.usage != UsageTold::Never {
                 sse::push_event(out, &self.answer.usage_chunk(self.counts));
             }
             out.extend_from_slice(sse::DONE.as_bytes());
             return Ok(false);
         };
         let echoed = self.asker.echoed(&body.prompt).await?;
+        let counted = self.asker.counted(&body.prompt, self.usage).await?;
         let generation = self.asker.start(body, RequestMeter::start(ENDPOINT)).await?;
         let first = self.running.first + self.choices;
-        self.running = Running::new(generation, &echoed, first, self.choices);
+        self.running = Running::new(generation, &echoed, (first, self.choices), counted);
         Ok(true)
     }
 
     fn push(&mut self, out: &mut Vec<u8>, news: News) {
+        let said = &mut self.running.so_far.completion_tokens;
+        *said = said.saturating_add(news.tokens);
         let place = usize::try_from(news.choice).unwrap_or(usize::MAX);
         let choice = self.running.choices.get_mut(place);
         let (echoed, offset) = choice.expect("the link lets only known choices through");
         let echoed = std::mem::take(echoed);
         let piece = self.answer.piece(self.running.first + news.choice, &echoed, news, offset);
         if !piece.is_empty() {
-            sse::push_event(out, &self.answer.chunk(&[piece], self.include_usage));
+            let mut so_far = self.counts;
+            so_far.join(self.running.so_far);
+            sse::push_event(out, &self.answer.chunk(&[piece], self.usage.in_chunk(so_far)));
         }
     }
 }

@@ -46,6 +46,14 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     }))
 }
 
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse(map).map(drop)
+}
+
 #[derive(Debug)]
 struct Request {
     ask: Ask,

@@ -121,6 +121,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::parsing::tests::any_json;
 
     /// Goes through a table row by row: what is honoured must change what `parse` gives, what is
     /// ignored must not, and what is refused must be named.
@@ -181,57 +182,6 @@ pub(super) mod tests {
             Ok(())
         });
         checked.unwrap();
-    }
-
-    fn any_json() -> impl Strategy<Value = Value> {
-        let word = proptest::sample::select(vec![
-            "",
-            "none",
-            "auto",
-            "function",
-            "json_schema",
-            "text",
-            "user",
-            "assistant",
-            "tool",
-            "5m",
-        ]);
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            (-3_i64..40).prop_map(Value::from),
-            any::<f64>().prop_map(Value::from),
-            word.prop_map(Value::from),
-            "\\PC{0,8}".prop_map(Value::from),
-        ];
-        let key = proptest::sample::select(vec![
-            "type",
-            "role",
-            "content",
-            "name",
-            "function",
-            "tool_calls",
-            "id",
-            "arguments",
-            "schema",
-            "json_schema",
-            "format",
-            "effort",
-            "text",
-            "mode",
-            "tools",
-            "parameters",
-        ]);
-        leaf.prop_recursive(4, 24, 4, move |inner| {
-            prop_oneof![
-                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                proptest::collection::vec((key.clone(), inner), 0..4).prop_map(|pairs| {
-                    let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
-                    Value::from(pairs.collect::<Map<_, _>>())
-                }),
-            ]
-        })
     }
 
     #[test]

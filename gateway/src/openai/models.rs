@@ -1,6 +1,6 @@
-//! `GET /v1/models` and `GET /v1/models/{id}`: the catalogue in OpenAI's shape.
+//! `GET /v1/models`, `GET` and `DELETE /v1/models/{id}`: the catalogue in OpenAI's shape.
 
-use async_openai::types::models::{ListModelResponse, Model as OpenAiModel};
+use async_openai::types::models::{DeleteModelResponse, ListModelResponse, Model as OpenAiModel};
 use hyper::Response;
 
 use crate::app::App;
@@ -8,6 +8,7 @@ use crate::catalog::Offer;
 use crate::error::ApiError;
 use crate::generation::find_offer;
 use crate::http;
+use crate::ollama::manage;
 use crate::stream::Body;
 
 /// Every model, and every name of one.
@@ -25,6 +26,19 @@ pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
 /// [`ApiError::UnknownModel`] and [`ApiError::Catalog`].
 pub async fn get(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
     Ok(http::json(&describe(&find_offer(app, id).await?)))
+}
+
+/// Deletes one, by the same rules as Ollama's way.
+///
+/// # Errors
+/// [`ApiError`]; the model is still there.
+pub async fn delete(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
+    let name = manage::remove(app, id).await?;
+    Ok(http::json(&DeleteModelResponse {
+        id: name.to_string(),
+        object: "model".to_owned(),
+        deleted: true,
+    }))
 }
 
 fn describe(offer: &Offer) -> OpenAiModel {

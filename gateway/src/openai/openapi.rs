@@ -78,7 +78,11 @@ const OPERATIONS: &[Operation] = &[
     get("/v1/responses/{id}", "A response that is kept"),
     Operation { method: "delete", ..get("/v1/responses/{id}", "Forget a response") },
     get("/v1/responses/{id}/input_items", "What a response was an answer to"),
-    post("/v1/responses/{id}/cancel", "A response, which is over", Request::Nothing),
+    post(
+        "/v1/responses/{id}/cancel",
+        "Give up a response that is made in the background",
+        Request::Nothing,
+    ),
     post(
         "/v1/responses/input_tokens",
         "How many tokens a response would read",
@@ -91,6 +95,7 @@ const OPERATIONS: &[Operation] = &[
     post("/detokenize", "Tokens to text", Request::Object(&[])),
     get("/v1/models", "Every model"),
     get("/v1/models/{id}", "One model; its id may hold slashes"),
+    Operation { method: "delete", ..get("/v1/models/{id}", "Remove a model") },
     streams(post("/api/chat", "Ollama's chat", MODEL), NDJSON),
     streams(post("/api/generate", "Ollama's completion", MODEL), NDJSON),
     post("/api/embed", "Ollama's embeddings", MODEL),

@@ -62,6 +62,14 @@ pub async fn serve(
     })
 }
 
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse(map).map(drop)
+}
+
 #[derive(Debug)]
 struct Request {
     model: Option<String>,

@@ -9,24 +9,29 @@ mod items;
 mod request;
 mod output;
 mod object;
+mod making;
+pub mod background;
 pub mod store;
 
-use futures_util::stream;
-use hearth_shared::protocol::{FinishReason, Generate};
+use std::sync::Arc;
+
+use hearth_shared::protocol::Generate;
 use hyper::Response;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use self::background::{Job, Work};
 pub(super) use self::fields::FIELDS;
+use self::making::Making;
 use self::object::{End, Frame, Numbered};
 use self::output::Output;
-use self::request::{ResponseRequest, Turn};
-use self::store::Stored;
+use self::request::{CountRequest, ResponseRequest};
+use self::store::{JOBS_MAX, Stored};
 use super::known;
 use crate::app::App;
 use crate::catalog::Offer;
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::parse_object;
 use crate::generation::{Generation, find_named};
 use crate::http;
 use crate::metrics::RequestMeter;
@@ -51,29 +56,78 @@ pub async fn create(app: &App, request_body: ReadBody) -> Result<Response<Body>,
     if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
         recipe.under_fields(&mut map, "max_output_tokens");
     }
-    let parsed = request::parse(&map);
-    let ResponseRequest { ask, stream, store, previous, turn, body, echo } = meter.check(parsed)?;
+    let request = meter.check(request::parse(&map))?;
+    let ResponseRequest { ask, stream, store, background, previous, turn, body, echo } = request;
     let before = meter.check(conversation(app, previous.as_deref()))?;
     let prompt = meter.check(turn.prompt(&before))?;
     let offer = meter.check(offer)?;
     let output = Output::new(body.logprobs.is_some());
     let body = offer.laid_into(Generate { prompt, ..body });
-    let generation = Generation::start(app, &offer.model, ask.keep_alive, body, meter).await?;
+    let model = offer.model;
     let frame = Frame::new(ask.model, echo);
     let keep = store.then(|| (app.clone(), turn.items, before));
-    let making = Making { generation, frame, output, keep };
-    let response = if stream {
-        http::streamed(sse::CONTENT_TYPE, making.streamed())
+    let response = if background {
+        let place = app.responses.enter().ok_or(ApiError::BackgroundFull { limit: JOBS_MAX });
+        let place = meter.check(place)?;
+        let (id, job) = (frame.id.clone(), Arc::new(Job::new(&frame)));
+        let (app, input, before) = keep.expect("the parser lets none through without `store`");
+        let stored = Stored { response: job.response(), input, before };
+        let made = (stored, Arc::clone(&job));
+        app.responses.put_job(&id, app.caller.name(), made, Instant::now());
+        let streamed = stream.then(|| Arc::clone(&job).streamed(0));
+        let answer = job.response();
+        detach(async move {
+            let start = Generation::start(&app, &model, ask.keep_alive, body, meter);
+            Work { job, frame, output, start, place }.run().await;
+            app.responses.settle(&id);
+        });
+        streamed
+            .map_or_else(|| http::json(&answer), |events| http::streamed(sse::CONTENT_TYPE, events))
     } else {
-        http::json(&making.whole().await?)
+        let generation = Generation::start(app, &model, ask.keep_alive, body, meter).await?;
+        let making = Making { generation, frame, output, keep };
+        if stream {
+            http::streamed(sse::CONTENT_TYPE, making.streamed())
+        } else {
+            http::json(&making.whole().await?)
+        }
     };
     Ok(known::mark(response, unknown))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is made in the background outlives the request; its job ends it"
+)]
+fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(work);
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
+    request::parse(map).map(drop)
+}
+
+/// As [`check`], where tokens are to be counted.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check_count(map: &Map<String, Value>) -> Result<(), ApiError> {
+    request::parse_count(map).map(drop)
 }
 
 /// The items of everything that was said up to a response, itself included.
 fn conversation(app: &App, previous: Option<&str>) -> Result<Vec<Value>, ApiError> {
     let Some(id) = previous else { return Ok(Vec::new()) };
-    let Stored { response, input, before } = find(app, id, Some("previous_response_id"))?;
+    let param = "previous_response_id";
+    let Stored { response, input, before } = find(app, id, Some(param))?;
+    if matches!(response["status"].as_str(), Some("queued" | "in_progress")) {
+        let message = "that response is still being made; ask for it until it is over";
+        return Err(ApiError::invalid(param, message));
+    }
     let output = response["output"].as_array().cloned().unwrap_or_default();
     Ok([before, input, output].concat())
 }
@@ -83,120 +137,55 @@ fn find(app: &App, id: &str, param: Option<&'static str>) -> Result<Stored, ApiE
     stored.ok_or_else(|| ApiError::UnknownResponse { id: id.chars().take(80).collect(), param })
 }
 
-/// A response on its way.
-struct Making {
-    generation: Generation,
-    frame: Frame,
-    output: Output,
-    /// Where it is kept, with what it came from; `None` if it is not.
-    keep: Option<(App, Vec<Value>, Vec<Value>)>,
-}
-
-impl Making {
-    async fn whole(mut self) -> Result<Value, ApiError> {
-        let (mut events, mut end) = (Vec::new(), End::Completed);
-        while let Some(news) = self.generation.next().await? {
-            end = news.finish.map_or(end, |finish| how(finish.reason));
-            self.output.push(news, &mut events);
-            events.clear();
-        }
-        Ok(self.finish(end, &mut events))
-    }
-
-    /// The response as it is at its end, and kept.
-    fn finish(&mut self, end: End, events: &mut output::Events) -> Value {
-        let items = self.output.end(end.status(), events);
-        let response = self.frame.finished(end, &items, self.generation.usage());
-        if let Some((app, input, before)) = self.keep.take() {
-            let stored = Stored { response: response.clone(), input, before };
-            app.responses.put(&self.frame.id, app.caller.name(), stored, Instant::now());
-        }
-        response
-    }
-
-    fn streamed(self) -> Body {
-        let writing = Writing { making: self, numbered: Numbered::default(), end: None };
-        body::parts(stream::unfold(Some(writing), |writing| async {
-            let mut writing = writing?;
-            let mut out = Vec::with_capacity(512);
-            let goes_on = writing.push_next(&mut out).await;
-            Some((out.into(), goes_on.then_some(writing)))
-        }))
-    }
-}
-
-fn how(reason: FinishReason) -> End {
-    match reason {
-        FinishReason::Stop | FinishReason::ToolCalls => End::Completed,
-        FinishReason::Length => End::Incomplete,
-    }
-}
-
-/// A response that is written as it comes.
-struct Writing {
-    making: Making,
-    numbered: Numbered,
-    /// `None` until the first events were written.
-    end: Option<End>,
-}
-
-impl Writing {
-    /// Writes what comes next; gives whether more will.
-    async fn push_next(&mut self, out: &mut Vec<u8>) -> bool {
-        if self.end.is_none() {
-            self.end = Some(End::Completed);
-            for name in ["response.created", "response.in_progress"] {
-                let response = self.making.frame.in_progress();
-                self.numbered.push(out, name, json!({ "response": response }));
-            }
-        }
-        let mut events = Vec::new();
-        match self.making.generation.next().await {
-            Ok(Some(news)) => {
-                if let Some(finish) = news.finish {
-                    self.end = Some(how(finish.reason));
-                }
-                self.making.output.push(news, &mut events);
-                self.push_all(out, events);
-                true
-            }
-            Ok(None) => {
-                let end = self.end.unwrap_or(End::Completed);
-                let response = self.making.finish(end, &mut events);
-                self.push_all(out, events);
-                let name = match end {
-                    End::Completed => "response.completed",
-                    End::Incomplete => "response.incomplete",
-                };
-                self.numbered.push(out, name, json!({ "response": response }));
-                false
-            }
-            Err(error) => {
-                let items = self.making.output.end("incomplete", &mut events);
-                self.push_all(out, events);
-                self.numbered.push_failure(out, &self.making.frame, &items, &error);
-                false
-            }
-        }
-    }
-
-    fn push_all(&mut self, out: &mut Vec<u8>, events: output::Events) {
-        for (name, rest) in events {
-            self.numbered.push(out, name, rest);
-        }
-    }
-}
-
-/// A response that is kept.
+/// A response that is kept, as it is, or as the events that tell of it: those after number
+/// `starting_after`, where that is said.
 ///
 /// # Errors
-/// [`ApiError::UnknownResponse`], and [`ApiError::Invalid`] where it is to be streamed again.
+/// [`ApiError::UnknownResponse`], and [`ApiError::Invalid`] for a wrong `stream` or
+/// `starting_after`.
 pub fn get(app: &App, id: &str, query: Option<&str>) -> Result<Response<Body>, ApiError> {
-    if value_of(query, "stream").is_some_and(|stream| stream == "true") {
-        let message = "a response that is there is not streamed again; leave out `stream`";
-        return Err(ApiError::invalid("stream", message));
+    let kept = find(app, id, None)?;
+    match value_of(query, "stream").as_deref() {
+        None | Some("false") => return Ok(http::json(&kept.response)),
+        Some("true") => {}
+        Some(_) => return Err(ApiError::invalid("stream", "`stream` must be true or false")),
     }
-    Ok(http::json(&find(app, id, None)?.response))
+    let first = match value_of(query, "starting_after") {
+        None => 0,
+        Some(number) => match number.parse::<usize>() {
+            Ok(number) => number.saturating_add(1),
+            Err(_no_number) => {
+                let message = "`starting_after` must be the number of an event";
+                return Err(ApiError::invalid("starting_after", message));
+            }
+        },
+    };
+    let body = match app.responses.job(id, app.caller.name(), Instant::now()) {
+        Some(job) => job.streamed(first),
+        None => body::whole(retold(&kept.response, first)),
+    };
+    Ok(http::streamed(sse::CONTENT_TYPE, body))
+}
+
+/// The events of a response that was not made in the background, from number `first` on.
+fn retold(response: &Value, first: usize) -> Vec<u8> {
+    let begun = object::in_progress(response);
+    let mut events: output::Events = Vec::new();
+    for name in ["response.created", "response.in_progress"] {
+        events.push((name, json!({ "response": begun })));
+    }
+    let items = response["output"].as_array().map(Vec::as_slice).unwrap_or_default();
+    events.extend(Output::retold(items));
+    let end = if response["status"] == "completed" { End::Completed } else { End::Incomplete };
+    events.push((end.event(), json!({ "response": response })));
+    let (mut out, mut numbered) = (Vec::new(), Numbered::default());
+    for (place, (name, rest)) in events.into_iter().enumerate() {
+        numbered.push(&mut out, name, rest);
+        if place < first {
+            out.clear();
+        }
+    }
+    out
 }
 
 /// Forgets a response.
@@ -209,12 +198,18 @@ pub fn delete(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
     Ok(http::json(&json!({ "id": id, "object": "response", "deleted": true })))
 }
 
-/// Ends a response that is being made in the background. None is, so it only tells what there is.
+/// Ends a response that is being made in the background. Of any other it only tells what it is.
 ///
 /// # Errors
 /// [`ApiError::UnknownResponse`].
-pub fn cancel(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
-    get(app, id, None)
+pub async fn cancel(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
+    let kept = find(app, id, None)?;
+    let Some(job) = app.responses.job(id, app.caller.name(), Instant::now()) else {
+        return Ok(http::json(&kept.response));
+    };
+    job.cancel();
+    job.ended().await;
+    Ok(http::json(&job.response()))
 }
 
 /// What a response was an answer to.
@@ -269,15 +264,9 @@ fn value_of(query: Option<&str>, name: &str) -> Option<String> {
 /// [`ApiError`]
 pub async fn input_tokens(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/v1/responses/input_tokens");
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| {
-        let fields = Fields::new(&map);
-        fields.refuse("conversation", &[])?;
-        let model = fields.text("model")?.map(str::to_owned);
-        let previous = fields.text("previous_response_id")?.map(str::to_owned);
-        Ok((model, previous, fields.keep_alive()?, Turn::read(fields)?))
-    });
+    let parsed = parse_object(request_body.as_ref()).and_then(|map| request::parse_count(&map));
     drop(request_body);
-    let (model, previous, keep_alive, turn) = meter.check(parsed)?;
+    let CountRequest { model, previous, keep_alive, turn } = meter.check(parsed)?;
     let before = meter.check(conversation(app, previous.as_deref()))?;
     let prompt = meter.check(turn.prompt(&before))?;
     let model = meter.check(find_or_only(app, model.as_deref()).await)?;

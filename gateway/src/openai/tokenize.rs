@@ -49,19 +49,44 @@ pub async fn tokenize(app: &App, request_body: ReadBody) -> Result<Response<Body
 /// [`ApiError`]
 pub async fn detokenize(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/detokenize");
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| {
-        let fields = Fields::new(&map);
-        let items = fields.array("tokens")?;
-        let missing =
-            || ApiError::invalid("tokens", "`tokens` is missing: say which tokens to spell");
-        let tokens = tokens("tokens", items.ok_or_else(missing)?)?;
-        Ok((fields.text("model")?.map(str::to_owned), fields.keep_alive()?, tokens))
-    });
+    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse_detokenize(&map));
     drop(request_body);
-    let (model, keep_alive, tokens) = meter.check(parsed)?;
+    let Spelling { model, keep_alive, tokens } = meter.check(parsed)?;
     let model = meter.check(find_or_only(app, model.as_deref()).await)?;
     let text = Call::new(app, model, keep_alive, meter).detokenize(tokens).await?;
     Ok(http::json(&json!({ "content": text, "prompt": text })))
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check_tokenize(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse_tokenize(map).map(drop)
+}
+
+/// Whether these are the fields of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] that names the field.
+pub(crate) fn check_detokenize(map: &Map<String, Value>) -> Result<(), ApiError> {
+    parse_detokenize(map).map(drop)
+}
+
+/// Tokens that are to be spelled.
+#[derive(Debug)]
+struct Spelling {
+    model: Option<String>,
+    keep_alive: Option<KeepAlive>,
+    tokens: Vec<u32>,
+}
+
+fn parse_detokenize(map: &Map<String, Value>) -> Result<Spelling, ApiError> {
+    let fields = Fields::new(map);
+    let missing = || ApiError::invalid("tokens", "`tokens` is missing: say which tokens to spell");
+    let tokens = tokens("tokens", fields.array("tokens")?.ok_or_else(missing)?)?;
+    let model = fields.text("model")?.map(str::to_owned);
+    Ok(Spelling { model, keep_alive: fields.keep_alive()?, tokens })
 }
 
 #[derive(Debug)]

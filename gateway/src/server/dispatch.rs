@@ -69,8 +69,9 @@ async fn serve(
     }
     // Looking is free; what works counts from here until its answer has been sent.
     let place = if parts.method == Method::POST { caller.enter()? } else { None };
-    let response = answer(&app.of(caller), &parts, incoming).await?;
-    Ok(response.map(|body| stream::holding(body, place)))
+    let app = app.of(caller, place);
+    let response = answer(&app, &parts, incoming).await?;
+    Ok(response.map(|body| stream::holding(body, app.place)))
 }
 
 async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response<Body>, ApiError> {
@@ -92,7 +93,7 @@ async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response
         Route::ResponseInputItems(id) => {
             openai::responses::input_items(app, &id, parts.uri.query())
         }
-        Route::ResponseCancel(id) => openai::responses::cancel(app, &id),
+        Route::ResponseCancel(id) => openai::responses::cancel(app, &id).await,
         Route::OllamaChat => ollama::chat::serve(app, read(app, incoming).await?).await,
         Route::OllamaGenerate => ollama::generate::serve(app, read(app, incoming).await?).await,
         Route::Show => ollama::show::serve(app, read(app, incoming).await?).await,
@@ -111,6 +112,7 @@ async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response
         Route::OpenApi => Ok(openai::openapi::serve()),
         Route::Models => openai::models::list(app).await,
         Route::Model(id) => openai::models::get(app, &id).await,
+        Route::DeleteModel(id) => openai::models::delete(app, &id).await,
         Route::Root => Ok(http::text("text/plain; charset=utf-8", "Ollama is running")),
         Route::Version => Ok(ollama::version()),
         Route::Tags => ollama::tags::list(app).await,

@@ -9,7 +9,7 @@ use hearth_tests::patiently;
 use crate::{home, skip};
 
 /// What every answer of the fake worker is.
-const ANSWER: [&str; 12] = [
+pub(crate) const ANSWER: [&str; 12] = [
     "--part",
     "reasoning:hm",
     "--part",

@@ -94,6 +94,26 @@ async fn a_loaded_model_is_unloaded_before_it_is_deleted() {
 }
 
 #[tokio::test]
+async fn a_model_is_deleted_in_openais_way_too() {
+    let gateway = home().with_fake_model("me/twin").start_fake(&[], &[]).await;
+    gateway
+        .post("/api/generate", &json!({"model": "me/twin", "keep_alive": -1}))
+        .await
+        .text()
+        .await;
+    let path = "/v1/models/me%2Ftwin";
+    let deleted = http::send(gateway.address, Method::DELETE, path, &[], "").await;
+    assert_eq!(deleted.status, StatusCode::OK);
+    let expected = json!({"id": "me/twin", "object": "model", "deleted": true});
+    assert_eq!(deleted.json().await, expected);
+    assert_eq!(gateway.ps().await, [json!(null); 0]);
+    assert_eq!(names(&gateway).await, ["m:latest"]);
+    let again = http::send(gateway.address, Method::DELETE, path, &[], "").await;
+    assert_eq!(again.status, StatusCode::NOT_FOUND);
+    assert_eq!(again.json().await["error"]["code"], "model_not_found");
+}
+
+#[tokio::test]
 async fn deleting_a_linked_model_removes_the_link_alone() {
     let elsewhere = tempfile::tempdir().unwrap();
     let folder = elsewhere.path().join("real");

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::home;
 
-async fn respond(gateway: &Gateway, extra: Value) -> Answer {
+pub(crate) async fn respond(gateway: &Gateway, extra: Value) -> Answer {
     let mut body = json!({"model": "m", "input": "hi"});
     body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     gateway.post("/v1/responses", &body).await
 }
 
 /// The events of a stream: each one's name, and its data, which says the same name.
-fn parsed(text: &str) -> Vec<Value> {
+pub(crate) fn parsed(text: &str) -> Vec<Value> {
     let events = text.split_terminator("\n\n").zip(0_u64..);
     let parse = |(event, number): (&str, u64)| {
         let (name, data) = event.split_once('\n').unwrap();
@@ -170,6 +170,36 @@ async fn a_response_is_kept_until_it_is_deleted_unless_it_is_not_stored() {
     let unstored = respond(&gateway, json!({"store": false})).await.json().await;
     let path = format!("/v1/responses/{}", unstored["id"].as_str().unwrap());
     assert_eq!(gateway.get(&path).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_response_that_is_there_is_told_again_as_its_events() {
+    let flags = ["--part", "reasoning:hm", "--part", "text:a", "--part", "text:b"];
+    let gateway = home().start_fake(&flags, &[]).await;
+    let answer = respond(&gateway, json!({"top_logprobs": 1})).await.json().await;
+    let path = format!("/v1/responses/{}", answer["id"].as_str().unwrap());
+    let text = gateway.get(&format!("{path}?stream=true")).await.text().await;
+    let events = parsed(&text);
+    assert_eq!(events[0]["response"]["status"], "in_progress");
+    let deltas: Vec<&Value> = events.iter().filter_map(|event| event.get("delta")).collect();
+    assert_eq!(deltas, ["hm", "ab"]);
+    let done = events.iter().filter(|event| event["type"] == "response.output_item.done");
+    let items: Vec<&Value> = done.map(|event| &event["item"]).collect();
+    assert_eq!(json!(items), answer["output"]);
+    let last = events.last().unwrap();
+    assert_eq!((&last["type"], &last["response"]), (&json!("response.completed"), &answer));
+    let after = events.len() - 2;
+    let rest = gateway.get(&format!("{path}?stream=true&starting_after={after}")).await;
+    let rest = rest.text().await;
+    assert!(text.ends_with(&rest) && rest.starts_with("event: response.completed\n"), "{rest}");
+    let none = gateway.get(&format!("{path}?stream=true&starting_after=99")).await;
+    assert_eq!(none.text().await, "");
+    for wrong in ["stream=yes", "stream=true&starting_after=-1"] {
+        let refused = gateway.get(&format!("{path}?{wrong}")).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{wrong}");
+        let param = wrong.rsplit_once('=').unwrap().0.rsplit('&').next().unwrap();
+        assert_eq!(refused.json().await["error"]["param"], param);
+    }
 }
 
 #[tokio::test]

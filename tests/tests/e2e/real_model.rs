@@ -11,7 +11,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// SmolLM2 in the layout of onnxruntime-genai, where a developer has it beside the project.
-fn smollm2() -> Option<PathBuf> {
+pub(crate) fn smollm2() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models");
     let folder = beside.join("smollm2-135m-instruct-genai-int4");
     folder.canonicalize().ok()

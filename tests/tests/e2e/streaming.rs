@@ -30,6 +30,35 @@ async fn a_stream_has_role_text_finish_usage_and_done_in_this_order() {
 }
 
 #[tokio::test]
+async fn the_counts_so_far_come_with_every_chunk_if_they_are_wanted() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let options = json!({"continuous_usage_stats": true});
+    let body = json!({"model": "m", "stream": true, "stream_options": options});
+    // The fake worker has a token for each byte, says so when asked for tokens, and always says 7
+    // at the end of an answer.
+    let message = json!([{"role": "user", "content": "hi"}]);
+    let of_messages = message.to_string().len() as u64 + 1;
+    for (path, prompt, counted, said) in [
+        ("/v1/chat/completions", json!({"messages": message}), of_messages, [1, 1, 2, 3, 3, 3]),
+        ("/v1/completions", json!({"prompt": [[5, 6]]}), 2, [1, 2, 3, 3, 3, 0]),
+    ] {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(prompt.as_object().unwrap().clone());
+        let events = gateway.post(path, &body).await.events().await;
+        let usage = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+        let usage: Vec<Value> = usage.map(|chunk| chunk["usage"].clone()).collect();
+        let (last, running) = usage.split_last().unwrap();
+        assert_eq!((&last["prompt_tokens"], &last["completion_tokens"]), (&json!(7), &json!(3)));
+        for (usage, said) in running.iter().zip(said) {
+            assert_eq!(usage["prompt_tokens"], counted, "{path}");
+            assert_eq!(usage["completion_tokens"], said, "{path}");
+            assert_eq!(usage["total_tokens"], counted + said, "{path}");
+        }
+        assert!(running.len() >= 4, "{path}: {running:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_in_one_piece_has_the_same_text() {
     let gateway = home().start_fake(&[], &[]).await;
     let answer = gateway.chat("m:latest", json!({})).await;

@@ -10,14 +10,16 @@ use serde::Serialize;
 
 use super::response::{Answer, CallForm, logprobs};
 use crate::generation::{Usage, new_call_id};
-use crate::openai::usage::usage;
+use crate::openai::usage::{UsageTold, usage};
 use crate::stream::sse;
 
 /// Writes one stream.
 #[derive(Debug)]
 pub(super) struct Chunks {
     answer: Answer,
-    include_usage: bool,
+    told: UsageTold,
+    /// The counts so far.
+    so_far: Usage,
     with_logprobs: bool,
     choices: Vec<Begun>,
 }
@@ -85,14 +87,15 @@ struct FunctionDelta<'a> {
 }
 
 impl Chunks {
-    pub(super) fn new(
-        answer: Answer,
-        choices: u32,
-        include_usage: bool,
-        with_logprobs: bool,
-    ) -> Self {
+    pub(super) fn new(answer: Answer, choices: u32, with_logprobs: bool) -> Self {
         let choices = (0..choices).map(|_| Begun::default()).collect();
-        Self { answer, include_usage, with_logprobs, choices }
+        let (told, so_far) = (UsageTold::Never, Usage::default());
+        Self { answer, told, so_far, with_logprobs, choices }
+    }
+
+    /// Which counts it tells; of a prompt of so many tokens, if that is known from the beginning.
+    pub(super) fn telling(self, told: UsageTold, prompt_tokens: u32) -> Self {
+        Self { told, so_far: Usage { prompt_tokens, ..self.so_far }, ..self }
     }
 
     /// Appends the events of these news.
@@ -102,6 +105,7 @@ impl Chunks {
         let begun = self.choices.get_mut(place).expect("the link lets only known choices through");
         let first = !std::mem::replace(&mut begun.role, true);
         begun.logprobs.extend(news.logprobs);
+        self.so_far.completion_tokens = self.so_far.completion_tokens.saturating_add(news.tokens);
         if first {
             let role = Delta { role: Some("assistant"), content: Some(""), ..Delta::default() };
             self.write(out, ChunkChoice::new(index, role));
@@ -121,7 +125,7 @@ impl Chunks {
 
     /// Appends the end of a stream that is complete.
     pub(super) fn end(&self, out: &mut Vec<u8>, counts: Usage) {
-        if self.include_usage {
+        if self.told != UsageTold::Never {
             let usage = Some(Some(usage(counts)));
             sse::push_event(out, &Chunk { usage, ..self.chunk(&[]) });
         }
@@ -134,7 +138,7 @@ impl Chunks {
     }
 
     fn write(&self, out: &mut Vec<u8>, choice: ChunkChoice<'_>) {
-        let usage = self.include_usage.then_some(None);
+        let usage = self.told.in_chunk(self.so_far);
         let choices = [choice];
         sse::push_event(out, &Chunk { usage, ..self.chunk(&choices) });
     }
@@ -197,7 +201,7 @@ mod tests {
     fn chunks(calls: CallForm, with_logprobs: bool) -> Chunks {
         let answer =
             Answer { id: "chatcmpl-1".to_owned(), created: 5, model: "m".to_owned(), calls };
-        Chunks::new(answer, 2, false, with_logprobs)
+        Chunks::new(answer, 2, with_logprobs)
     }
 
     fn news(choice: u32, parts: Vec<Part>) -> News {
@@ -330,9 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn the_counts_so_far_stand_in_every_chunk_if_they_are_wanted() {
+        let mut chunks = chunks(CallForm::Tools, false).telling(UsageTold::Always, 3);
+        let mut out = Vec::new();
+        chunks.push(&mut out, news(0, vec![text("a")]));
+        chunks.push(&mut out, news(1, vec![text("b")]));
+        let counts = |event: &Value| {
+            let usage = &event["usage"];
+            ["prompt_tokens", "completion_tokens", "total_tokens"].map(|name| usage[name].as_u64())
+        };
+        let seen: Vec<_> = events(&out).iter().map(counts).collect();
+        let of = |said| [Some(3), Some(said), Some(3 + said)];
+        assert_eq!(seen, [of(1), of(1), of(2), of(2)]);
+    }
+
+    #[test]
     fn the_usage_stands_in_a_chunk_without_choices() {
-        let mut chunks = chunks(CallForm::Tools, false);
-        chunks.include_usage = true;
+        let mut chunks = chunks(CallForm::Tools, false).telling(UsageTold::AtEnd, 0);
         let mut out = Vec::new();
         chunks.push(&mut out, news(0, vec![text("a")]));
         assert!(events(&out).iter().all(|e| e.as_object().unwrap().contains_key("usage")));

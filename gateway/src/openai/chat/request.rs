@@ -2,7 +2,7 @@
 //! field; here is what the honoured ones mean.
 
 use hearth_shared::protocol::{Chat, Generate, JsonText, Prompt};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::fields::FIELDS;
 use super::response::CallForm;
@@ -10,6 +10,7 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Ask;
 use crate::messages;
+use crate::openai::usage::UsageTold;
 use crate::openai::{decoding, known, thinking};
 use crate::tools::Tools;
 
@@ -29,7 +30,7 @@ pub(super) enum ChatAsk {
 pub(super) struct ChatRequest {
     pub(super) ask: Ask,
     pub(super) stream: bool,
-    pub(super) include_usage: bool,
+    pub(super) usage: UsageTold,
     pub(super) calls: CallForm,
     pub(super) body: Generate,
 }
@@ -51,12 +52,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
         };
     }
     known::refuse(fields, FIELDS)?;
-    let options = fields.object("stream_options", "stream_options.")?;
-    if let Some(options) = options {
-        // How long a prompt is, is known once its answer is whole.
-        options.refuse("continuous_usage_stats", &[json!(false)])?;
-    }
-    let include_usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten();
+    let usage = UsageTold::read(fields)?;
     // The newer name wins over the one it replaced.
     let max_tokens = match fields.count("max_completion_tokens")? {
         Some(max) => Some(max),
@@ -69,8 +65,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ChatAsk, ApiError> {
         ..decoding::read(fields, Prompt::Chat(chat))?
     };
     let stream = fields.flag("stream")?.unwrap_or(false);
-    let include_usage = include_usage.unwrap_or(false);
-    Ok(ChatAsk::Generate(Box::new(ChatRequest { ask, stream, include_usage, calls, body })))
+    Ok(ChatAsk::Generate(Box::new(ChatRequest { ask, stream, usage, calls, body })))
 }
 
 fn chat(fields: Fields<'_>, messages: &[Value]) -> Result<(Chat, CallForm), ApiError> {
@@ -111,6 +106,7 @@ mod tests {
     use super::*;
     use crate::keep_alive::KeepAlive;
     use hearth_shared::protocol::{Constraint, ToolChoice};
+    use serde_json::json;
 
     fn parse_value(value: &Value) -> Result<ChatAsk, ApiError> {
         parse(value.as_object().unwrap())
@@ -157,7 +153,7 @@ mod tests {
             "stop": ["a", "b"], "max_tokens": 5, "max_completion_tokens": 6.0, "keep_alive": "10s",
         }))
         .unwrap();
-        assert!(request.stream && request.include_usage);
+        assert!(request.stream && request.usage == UsageTold::AtEnd);
         let body = request.body;
         let sampling = body.sampling;
         assert_eq!(
@@ -217,7 +213,7 @@ mod tests {
             (json!({"stream_options": true}), "stream_options"),
             (json!({"stream_options": {"include_usage": 1}}), "stream_options.include_usage"),
             (
-                json!({"stream_options": {"continuous_usage_stats": true}}),
+                json!({"stream_options": {"continuous_usage_stats": 1}}),
                 "stream_options.continuous_usage_stats",
             ),
             (json!({"keep_alive": "soon"}), "keep_alive"),

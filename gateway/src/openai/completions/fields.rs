@@ -15,7 +15,7 @@ pub(in crate::openai) const FIELDS: &[Known] = &[
     honoured(
         "stream_options",
         r#"{"stream_options":{"include_usage":true}}"#,
-        "`include_usage`; `include_obfuscation` is ignored, vLLM's `continuous_usage_stats` refused",
+        "`include_usage`, vLLM's `continuous_usage_stats`; `include_obfuscation` is ignored",
     ),
     honoured("n", r#"{"n":2}"#, "1 to 8"),
     honoured("best_of", r#"{"best_of":3}"#, "up to 8; not streamed"),

@@ -2,12 +2,13 @@
 //! becomes of each field; here is what the honoured ones mean.
 
 use hearth_shared::protocol::{Generate, Prompt};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::fields::FIELDS;
 use crate::error::ApiError;
 use crate::fields::{Fields, kind_of};
 use crate::generation::Ask;
+use crate::openai::usage::UsageTold;
 use crate::openai::{decoding, known};
 
 const PROMPTS_MAX: usize = 64;
@@ -30,7 +31,7 @@ pub(super) enum CompletionAsk {
 pub(super) struct CompletionRequest {
     pub(super) ask: Ask,
     pub(super) stream: bool,
-    pub(super) include_usage: bool,
+    pub(super) usage: UsageTold,
     pub(super) echo: bool,
     pub(super) with_logprobs: bool,
     /// How many of each prompt's choices are given.
@@ -49,12 +50,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<CompletionAsk, ApiError>
         return Ok(CompletionAsk::Warm(ask));
     }
     known::refuse(fields, FIELDS)?;
-    let options = fields.object("stream_options", "stream_options.")?;
-    if let Some(options) = options {
-        // How long a prompt is, is known once its answer is whole.
-        options.refuse("continuous_usage_stats", &[json!(false)])?;
-    }
-    let include_usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten();
+    let usage = UsageTold::read(fields)?;
     let stream = fields.flag("stream")?.unwrap_or(false);
     let echo = fields.flag("echo")?.unwrap_or(false);
     let logprobs = logprobs(fields)?;
@@ -79,7 +75,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<CompletionAsk, ApiError>
     Ok(CompletionAsk::Generate(Box::new(CompletionRequest {
         ask,
         stream,
-        include_usage: include_usage.unwrap_or(false),
+        usage,
         echo,
         with_logprobs: logprobs.is_some(),
         kept,
@@ -157,6 +153,7 @@ fn wrong(found: &str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn request(extra: &Value) -> Result<CompletionRequest, ApiError> {
         let mut value = json!({"model": "m", "prompt": "x"});
@@ -226,7 +223,7 @@ mod tests {
             (json!({"best_of": 9}), "best_of"),
             (json!({"echo": true, "logprobs": 1}), "echo"),
             (
-                json!({"stream_options": {"continuous_usage_stats": true}}),
+                json!({"stream_options": {"continuous_usage_stats": 1}}),
                 "stream_options.continuous_usage_stats",
             ),
         ] {

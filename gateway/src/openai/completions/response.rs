@@ -102,9 +102,9 @@ impl Answer {
     pub(super) fn chunk<'a>(
         &'a self,
         choices: &'a [TextChoice],
-        usage_later: bool,
+        usage: Option<Option<CompletionUsage>>,
     ) -> impl Serialize + use<'a> {
-        self.completion(choices, usage_later.then_some(None))
+        self.completion(choices, usage)
     }
 
     /// The counts, in a chunk without choices.

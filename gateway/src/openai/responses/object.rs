@@ -31,12 +31,25 @@ impl End {
             Self::Incomplete => "incomplete",
         }
     }
+
+    /// The event that ends a stream.
+    pub(super) fn event(self) -> &'static str {
+        match self {
+            Self::Completed => "response.completed",
+            Self::Incomplete => "response.incomplete",
+        }
+    }
 }
 
 impl Frame {
     /// A response that begins now.
     pub(super) fn new(model: String, echo: Map<String, Value>) -> Self {
         Self { id: http::new_id("resp_"), created: http::unix_seconds(), model, echo }
+    }
+
+    /// While it waits for its turn.
+    pub(super) fn queued(&self) -> Value {
+        self.object("queued", json!({}))
     }
 
     /// While it is being made.
@@ -62,6 +75,11 @@ impl Frame {
         self.object("failed", json!({ "output": output, "error": error }))
     }
 
+    /// Once somebody has had it given up.
+    pub(super) fn cancelled(&self, output: &[Value]) -> Value {
+        self.object("cancelled", json!({ "output": output }))
+    }
+
     fn object(&self, status: &str, rest: Value) -> Value {
         let mut object = json!({
             "id": self.id,
@@ -74,7 +92,6 @@ impl Frame {
             "model": self.model,
             "output": [],
             "usage": null,
-            "background": false,
             "user": null,
         });
         if let (Value::Object(object), Value::Object(rest)) = (&mut object, rest) {
@@ -83,6 +100,17 @@ impl Frame {
         }
         object
     }
+}
+
+/// A response as it was while it was being made.
+pub(super) fn in_progress(response: &Value) -> Value {
+    let mut begun = response.clone();
+    begun["status"] = json!("in_progress");
+    begun["output"] = json!([]);
+    for later in ["completed_at", "incomplete_details", "usage"] {
+        begun[later] = Value::Null;
+    }
+    begun
 }
 
 /// What was not found in a cache is in one afterwards.
@@ -114,21 +142,13 @@ impl Numbered {
         sse::push_named(out, name, &event);
     }
 
-    /// Appends the events of a stream that breaks off.
-    pub(super) fn push_failure(
-        &mut self,
-        out: &mut Vec<u8>,
-        frame: &Frame,
-        output: &[Value],
-        error: &ApiError,
-    ) {
+    /// Appends what went wrong in a stream that breaks off.
+    pub(super) fn push_error(&mut self, out: &mut Vec<u8>, error: &ApiError) {
         let body = error.openai_body();
         let of_error = |name: &str| body["error"][name].clone();
         let rest = json!({
             "code": of_error("code"), "message": of_error("message"), "param": of_error("param"),
         });
         self.push(out, "error", rest);
-        let response = frame.failed(output, error);
-        self.push(out, "response.failed", json!({ "response": response }));
     }
 }

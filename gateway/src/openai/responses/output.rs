@@ -70,6 +70,19 @@ impl Output {
         }
     }
 
+    /// The events of items that are there already, each told in one piece.
+    pub(super) fn retold(items: &[Value]) -> Events {
+        let (mut output, mut events) = (Self::new(false), Vec::new());
+        for item in items {
+            let Some((open, text, logprobs)) = Open::of(item) else { continue };
+            output.open(open, &mut events);
+            output.logprobs = logprobs;
+            output.more(&text, &mut events);
+            output.close(item["status"].as_str().unwrap_or("completed"), &mut events);
+        }
+        events
+    }
+
     /// Ends the output; gives its items. `status` is that of the last one.
     pub(super) fn end(&mut self, status: &str, events: &mut Events) -> Vec<Value> {
         self.close(status, events);
@@ -84,13 +97,16 @@ impl Output {
     }
 
     fn begin(&mut self, kind: Kind, events: &mut Events) {
-        self.close("completed", events);
         let id = http::new_id(match kind {
             Kind::Message => "msg_",
             Kind::Reasoning => "rs_",
             Kind::Call { .. } => "fc_",
         });
-        let open = Open { id, kind, text: String::new(), logprobs: Vec::new() };
+        self.open(Open { id, kind, text: String::new(), logprobs: Vec::new() }, events);
+    }
+
+    fn open(&mut self, open: Open, events: &mut Events) {
+        self.close("completed", events);
         let place = self.items.len();
         let item = open.item("in_progress", None);
         events.push(("response.output_item.added", json!({"output_index": place, "item": item})));
@@ -145,6 +161,25 @@ impl Output {
 }
 
 impl Open {
+    /// An item as it was when it began, the text that came after, and the probabilities of that.
+    fn of(item: &Value) -> Option<(Self, String, Vec<Value>)> {
+        let text_of = |value: &Value| value.as_str().map(str::to_owned);
+        let content = &item["content"][0];
+        let (kind, text) = match item["type"].as_str()? {
+            "message" => (Kind::Message, &content["text"]),
+            "reasoning" => (Kind::Reasoning, &content["text"]),
+            "function_call" => {
+                let (call_id, name) = (text_of(&item["call_id"])?, text_of(&item["name"])?);
+                (Kind::Call { call_id, name, index: 0 }, &item["arguments"])
+            }
+            _ => return None,
+        };
+        let logprobs = content["logprobs"].as_array().cloned().unwrap_or_default();
+        let id = text_of(&item["id"])?;
+        let open = Self { id, kind, text: String::new(), logprobs: Vec::new() };
+        Some((open, text_of(text).unwrap_or_default(), logprobs))
+    }
+
     /// An event about this item, which stands at `place`.
     fn at(&self, place: usize, rest: Value) -> Value {
         let mut event = json!({"item_id": self.id, "output_index": place});
@@ -256,6 +291,15 @@ mod tests {
             (&items[2]["arguments"], &items[3]["arguments"]),
             (&json!("{\"x\":1}"), &json!("{}"))
         );
+        let retold = Output::retold(&items);
+        // They are the same but for the deltas, of which each item has one now.
+        let without = |events: &Events| -> Events {
+            events.iter().filter(|(name, _)| !name.ends_with("delta")).cloned().collect()
+        };
+        assert_eq!(without(&retold), without(&events));
+        let deltas = retold.iter().filter(|(name, _)| name.ends_with("delta"));
+        let deltas: Vec<&Value> = deltas.map(|(_, rest)| &rest["delta"]).collect();
+        assert_eq!(deltas, ["hm", "ab", "{\"x\":1}", "{}"]);
         let done = &events[12].1;
         assert_eq!((&done["output_index"], &done["item"]), (&json!(1), &items[1]));
     }

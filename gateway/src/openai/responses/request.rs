@@ -9,6 +9,7 @@ use super::items;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Ask;
+use crate::keep_alive::KeepAlive;
 use crate::messages;
 use crate::openai::{decoding, format, known, thinking};
 use crate::tools::Tools;
@@ -21,6 +22,7 @@ pub(super) struct ResponseRequest {
     pub(super) ask: Ask,
     pub(super) stream: bool,
     pub(super) store: bool,
+    pub(super) background: bool,
     pub(super) previous: Option<String>,
     pub(super) turn: Turn,
     /// Everything but the prompt.
@@ -83,6 +85,26 @@ fn normalised(all: &[Value]) -> Result<Vec<Value>, ApiError> {
     messages::normalise(all).map_err(|error| ApiError::invalid("input", error.to_string()))
 }
 
+/// A request to count what a response would read.
+#[derive(Debug)]
+pub(super) struct CountRequest {
+    pub(super) model: Option<String>,
+    pub(super) previous: Option<String>,
+    pub(super) keep_alive: Option<KeepAlive>,
+    pub(super) turn: Turn,
+}
+
+pub(super) fn parse_count(map: &Map<String, Value>) -> Result<CountRequest, ApiError> {
+    let fields = Fields::new(map);
+    fields.refuse("conversation", &[])?;
+    Ok(CountRequest {
+        model: fields.text("model")?.map(str::to_owned),
+        previous: fields.text("previous_response_id")?.map(str::to_owned),
+        keep_alive: fields.keep_alive()?,
+        turn: Turn::read(fields)?,
+    })
+}
+
 pub(super) fn parse(map: &Map<String, Value>) -> Result<ResponseRequest, ApiError> {
     let fields = Fields::new(map);
     let ask = Ask { model: fields.model()?, keep_alive: fields.keep_alive()? };
@@ -99,10 +121,17 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<ResponseRequest, ApiErro
     let body =
         Generate { constraint, logprobs, max_tokens: fields.count("max_output_tokens")?, ..plain };
     let echo = echo(fields)?;
+    let store = fields.flag("store")?.unwrap_or(true);
+    let background = fields.flag("background")?.unwrap_or(false);
+    if background && !store {
+        let message = "`background` needs `store`: what is kept nowhere can't be asked for later";
+        return Err(ApiError::invalid("background", message));
+    }
     Ok(ResponseRequest {
         ask,
         stream: fields.flag("stream")?.unwrap_or(false),
-        store: fields.flag("store")?.unwrap_or(true),
+        store,
+        background,
         previous: fields.text("previous_response_id")?.map(str::to_owned),
         turn,
         body,
@@ -135,6 +164,7 @@ fn echo(fields: Fields<'_>) -> Result<Map<String, Value>, ApiError> {
     let format = fields.object("text", "text.")?.and_then(|given| given.get("format"));
     let text = json!({"format": format.unwrap_or(&json!({"type": "text"}))});
     let given = [
+        ("background", json!(false)),
         ("instructions", json!(null)),
         ("max_output_tokens", json!(null)),
         ("metadata", json!({})),
@@ -209,6 +239,8 @@ mod tests {
             (json!({"metadata": 5}), "metadata"),
             (json!({"include": "x"}), "include"),
             (json!({"store": "x"}), "store"),
+            (json!({"background": "x"}), "background"),
+            (json!({"background": true, "store": false}), "background"),
             (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
         ] {
             let mut map = base();

@@ -2,17 +2,22 @@
 //! many; a caller finds its own alone.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+
+use super::background::Job;
 
 /// So long a response is kept.
 const KEPT_FOR: Duration = Duration::from_secs(3600);
 /// All responses together, as JSON.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 const RESPONSES_MAX: usize = 4096;
+/// Responses that are made in the background at once.
+pub const JOBS_MAX: usize = 64;
 
 /// One response and what it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,9 +31,16 @@ pub struct Stored {
 }
 
 /// The responses of one gateway.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Store {
     inner: Mutex<Inner>,
+    jobs: Arc<Semaphore>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), jobs: Arc::new(Semaphore::new(JOBS_MAX)) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,32 +56,73 @@ struct Entry {
     caller: String,
     bytes: usize,
     stored: Stored,
+    /// Who makes it in the background, or has made it there: what it is, only that one knows.
+    job: Option<Arc<Job>>,
 }
 
 impl Store {
     /// Keeps a response; the oldest make room for it.
     pub fn put(&self, id: &str, caller: &str, stored: Stored, now: Instant) {
-        let parts = stored.input.iter().chain(&stored.before).chain([&stored.response]);
-        let bytes = parts.map(|part| part.to_string().len()).sum();
-        let mut inner = self.lock();
-        inner.forget_old(now);
-        if bytes > BYTES_MAX {
-            return;
-        }
-        while inner.bytes + bytes > BYTES_MAX || inner.by_id.len() >= RESPONSES_MAX {
-            inner.forget_oldest();
-        }
-        inner.bytes += bytes;
-        inner.order.push_back((now, id.to_owned()));
-        inner.by_id.insert(id.to_owned(), Entry { caller: caller.to_owned(), bytes, stored });
+        self.keep(id, Entry::new(caller, stored, None), now);
     }
 
-    /// A response of this caller.
+    /// Keeps a response that is made in the background. It is given up when it is forgotten.
+    pub fn put_job(&self, id: &str, caller: &str, made: (Stored, Arc<Job>), now: Instant) {
+        let (stored, job) = made;
+        self.keep(id, Entry::new(caller, stored, Some(job)), now);
+    }
+
+    fn keep(&self, id: &str, entry: Entry, now: Instant) {
+        let mut inner = self.lock();
+        inner.forget_old(now);
+        if entry.bytes > BYTES_MAX {
+            entry.give_up();
+            return;
+        }
+        while inner.bytes + entry.bytes > BYTES_MAX || inner.by_id.len() >= RESPONSES_MAX {
+            inner.forget_oldest();
+        }
+        inner.bytes += entry.bytes;
+        inner.order.push_back((now, id.to_owned()));
+        inner.by_id.insert(id.to_owned(), entry);
+    }
+
+    /// Counts what a response that was made in the background has become; the oldest make room.
+    pub fn settle(&self, id: &str) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.by_id.get_mut(id) else { return };
+        let more = entry.job.as_ref().map_or(0, |job| job.bytes());
+        entry.bytes += more;
+        inner.bytes += more;
+        while inner.bytes > BYTES_MAX {
+            inner.forget_oldest();
+        }
+    }
+
+    /// A place for one more response in the background, until it is dropped.
+    #[must_use]
+    pub fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.jobs).try_acquire_owned().ok()
+    }
+
+    /// A response of this caller, as it is now.
     pub fn get(&self, id: &str, caller: &str, now: Instant) -> Option<Stored> {
         let mut inner = self.lock();
         inner.forget_old(now);
         let entry = inner.by_id.get(id).filter(|entry| entry.caller == caller)?;
-        Some(entry.stored.clone())
+        let mut stored = entry.stored.clone();
+        if let Some(job) = &entry.job {
+            stored.response = job.response();
+        }
+        Some(stored)
+    }
+
+    /// Who makes this response of this caller in the background, or has made it there.
+    pub fn job(&self, id: &str, caller: &str, now: Instant) -> Option<Arc<Job>> {
+        let mut inner = self.lock();
+        inner.forget_old(now);
+        let entry = inner.by_id.get(id).filter(|entry| entry.caller == caller)?;
+        entry.job.clone()
     }
 
     /// Forgets a response of this caller; gives whether there was one.
@@ -85,6 +138,21 @@ impl Store {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn new(caller: &str, stored: Stored, job: Option<Arc<Job>>) -> Self {
+        let parts = stored.input.iter().chain(&stored.before).chain([&stored.response]);
+        let bytes = parts.map(|part| part.to_string().len()).sum();
+        Self { caller: caller.to_owned(), bytes, stored, job }
+    }
+
+    /// Nobody can ask for it any more.
+    fn give_up(&self) {
+        if let Some(job) = &self.job {
+            job.cancel();
+        }
     }
 }
 
@@ -104,6 +172,7 @@ impl Inner {
     fn forget(&mut self, id: &str) {
         if let Some(entry) = self.by_id.remove(id) {
             self.bytes -= entry.bytes;
+            entry.give_up();
         }
         // Its place in the order is left where it is, unless nothing else would ever shorten it.
         if self.by_id.is_empty() {
