@@ -85,7 +85,7 @@ async fn num_ctx_limits_the_prompt_and_the_answer_and_cuts_nothing_off() {
     let (status, error) = generate(&gateway, json!({"options": {"num_ctx": prompt}})).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     let message = format!(
-        "the prompt has {prompt} tokens, but `num_ctx` allows {prompt}, answer included, and nothing \
+        "options.num_ctx: the prompt has {prompt} tokens, but `num_ctx` allows {prompt}, answer included, and nothing \
          is ever cut off; make one longer or the other shorter"
     );
     assert_eq!(error["error"], message);

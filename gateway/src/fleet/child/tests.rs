@@ -82,7 +82,7 @@ async fn a_worker_outlives_the_thread_that_asked_for_it() {
     let (asked, answered) = (question.path(), answer.path());
     // It stays after its answer, so that the answer can't race its end.
     let script = format!(
-        "read line < {}; echo alive > {}; exec tail -f /dev/null",
+        "read line < {}; echo alive > {}; exec sleep infinity",
         asked.display(),
         answered.display()
     );
@@ -106,6 +106,8 @@ async fn a_worker_outlives_the_thread_that_asked_for_it() {
         } => assert_eq!(line, "alive\n"),
         exit = child.exited() => panic!("it is gone: {exit:?}"),
     }
+    child.kill();
+    assert_eq!(child.exited().await, ProcessExit::Signal(9));
 }
 
 #[tokio::test]
