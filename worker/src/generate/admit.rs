@@ -96,7 +96,8 @@ impl Engine {
             None => self.forward.truncate(plan.slot, plan.reused),
         }
         if needs_reading {
-            self.slots.join(plan.slot, sequence);
+            let slot = self.move_up(plan.slot);
+            self.slots.join(slot, sequence);
         } else if sequence.wants_nothing() {
             said.news.push(sequence.end_without_tokens(Instant::now()));
         } else {
@@ -105,6 +106,15 @@ impl Engine {
             self.carry(exchange);
         }
         true
+    }
+
+    /// Brings what a free slot holds right behind those who run. Whoever joins there need not move
+    /// with its whole prompt once that is read, while all others wait.
+    fn move_up(&mut self, slot: usize) -> usize {
+        let first = self.slots.first_behind();
+        let exchange = self.slots.exchange_free(slot, first);
+        self.carry(exchange);
+        first
     }
 
     /// Reads the prompts of the first few that wait in one run, if that is faster than one by one,

@@ -119,3 +119,21 @@ fn more_requests_than_a_gateway_would_send_are_refused() {
     let refused = engine.admit(request(256, &[10]));
     assert!(matches!(refused, Err(RequestFailure::Invalid { .. })), "{refused:?}");
 }
+
+#[test]
+fn who_joins_does_so_right_behind_those_who_run() {
+    let mut engine = engine();
+    engine.forward.limit_chunk(8);
+    // What these leave in the first slots is worth more than an empty slot further behind.
+    for id in 0..3 {
+        engine.admit(request(id, &[10, 11 + u32::try_from(id).unwrap(), 12])).unwrap();
+    }
+    assert!(run(&mut engine).0.is_empty());
+    engine.admit(request(3, &[20, 21])).unwrap();
+    engine.tick();
+    assert_eq!(engine.slots.running().len(), 1);
+    engine.admit(request(4, &[30; 40])).unwrap();
+    engine.tick();
+    assert_eq!(engine.slots.joining().map(|(slot, _sequence)| slot), Some(1));
+    assert!(run(&mut engine).0.is_empty());
+}
