@@ -23,8 +23,9 @@ DEADLINE_SECONDS = 300
 class Gateway:
     """Where a gateway listens, and what may be asked of it."""
 
-    def __init__(self, address):
+    def __init__(self, address, home=None):
         self.address = address
+        self.home = home
 
     def load(self, model):
         self.post("/api/generate", {"model": model, "keep_alive": -1})
@@ -53,6 +54,13 @@ class Gateway:
         text = self.request("/metrics").decode()
         found = re.findall(r"^hearth_worker_load_seconds_(sum|count)\{.*\} (\S+)$", text, re.MULTILINE)
         return {"sum": 0.0, "count": 0.0} | {name: float(value) for name, value in found}
+
+    def load_memory(self, model):
+        """The most that a load of the model took, as the gateway keeps it for the next one."""
+        try:
+            return json.loads((self.home / "memory.json").read_text())[model]["load_memory"]
+        except (OSError, KeyError):
+            raise Failure(f"{self.home / 'memory.json'} says nothing of {model}") from None
 
     def get_json(self, path):
         return json.loads(self.request(path))
@@ -101,7 +109,7 @@ def gateway_with(models):
                 process.wait(DEADLINE_SECONDS)
                 log.seek(0)
                 raise Failure(f"the gateway did not start: {log.read().strip()}")
-            yield Gateway(found.group())
+            yield Gateway(found.group(), Path(home))
         finally:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,9 +1,6 @@
 """scripts/bench load: how long a model takes to come up, and what it holds then."""
 
-import contextlib
-import re
 import time
-from pathlib import Path
 
 from .command import Failure, add_command, find_model, positive, say
 from .figures import machine_line, mebibytes, seconds, summary
@@ -21,8 +18,8 @@ what is printed:
   spawn to ready    as the gateway measured it (hearth_worker_load_seconds)
   request to answer the same seen by a client: an empty prompt to /api/generate
   resident          size_resident in /api/ps, right after the load
-  peak resident     VmHWM of the worker's process until then (Linux)
   per weight byte   resident / the size of the model's files
+  peak              the most that any of the loads took on its way (Linux; else 0)
 
 The first load warms the page cache and is not counted. Examples:
   scripts/bench load
@@ -43,12 +40,14 @@ def measure_load(arguments):
         for number in range(arguments.runs):
             runs.append(load_once(gateway))
             say(f"load {number + 1} of {arguments.runs}: {runs[-1]['spawn_to_ready_seconds']:.3f} s")
+        peak = gateway.load_memory("model")
     size = files_size(model)
     for run in runs:
         run["resident_bytes_per_weight_byte"] = run["resident_bytes"] / size
     return {
         "model": str(model),
         "model_bytes": size,
+        "peak_resident_bytes": peak,
         "summary": {key: summary([run[key] for run in runs]) for key in runs[0]},
         "runs": runs,
     }
@@ -67,19 +66,9 @@ def load_once(gateway):
         "spawn_to_ready_seconds": after["sum"] - before["sum"],
         "request_to_answer_seconds": answered,
         "resident_bytes": process["size_resident"],
-        **peak_resident(process["pid"]),
     }
     gateway.unload("model")
     return run
-
-
-def peak_resident(pid):
-    """Nothing where there is no /proc."""
-    with contextlib.suppress(OSError):
-        status = Path(f"/proc/{pid}/status").read_text()
-        if found := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
-            return {"peak_resident_bytes": int(found.group(1)) * 1024}
-    return {}
 
 
 def print_load(report):
@@ -89,13 +78,13 @@ def print_load(report):
         "spawn_to_ready_seconds": ("spawn to ready", seconds),
         "request_to_answer_seconds": ("request to answer", seconds),
         "resident_bytes": ("resident", mebibytes),
-        "peak_resident_bytes": ("peak resident", mebibytes),
         "resident_bytes_per_weight_byte": ("per weight byte", "{:.2f}".format),
     }
     for key, (title, shown) in rows.items():
         if figures := report["summary"].get(key):
             cells = (shown(figures[name]) for name in ("median", "least", "most"))
             print(f"{title:<20}" + "".join(f"{cell:>12}" for cell in cells))
+    print(f"{'peak':<20}{mebibytes(report['peak_resident_bytes']):>12}")
 
 
 def files_size(model):
