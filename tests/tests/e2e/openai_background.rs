@@ -172,16 +172,23 @@ async fn only_so_many_responses_are_made_in_the_background() {
 async fn a_response_in_the_background_is_one_of_its_keys_requests() {
     let key = "[[keys]]\nname = 'bob'\nkey = 'b0b'\nmax_requests = 1\n";
     let gateway = home().with_config(key).start_fake(&HELD, &[]).await;
+    let headers = [("x-api-key", "b0b"), ("content-type", "application/json")];
     let send = async |body: Value| {
-        let headers = [("x-api-key", "b0b"), ("content-type", "application/json")];
         let path = "/v1/responses";
         http::send(gateway.address, Method::POST, path, &headers, body.to_string()).await
     };
     let background = json!({"model": "m", "input": "hi", "background": true});
-    assert_eq!(send(background.clone()).await.json().await["status"], "queued");
+    let first = send(background.clone()).await.json().await;
+    assert_eq!(first["status"], "queued");
     let second = send(background).await;
     assert_eq!(second.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(second.json().await["error"]["code"], "too_many_requests");
+    let path = format!("/v1/responses/{}", first["id"].as_str().unwrap());
+    patiently("the worker to hold it", async {
+        let get = async || http::send(gateway.address, Method::GET, &path, &headers, "").await;
+        while get().await.json().await["status"] != "in_progress" {}
+    })
+    .await;
     gateway.stage.next_worker().await.go().await;
     patiently("the key to have a place again", async {
         let plain = json!({"model": "none", "input": "hi"});

@@ -92,7 +92,7 @@ async fn a_model_that_can_never_fit_is_refused_at_once_with_the_sums() {
     let message = error["message"].as_str().unwrap();
     assert!(
         message.starts_with(
-            "m: the model needs 160.0 MiB of memory by its files, and 64.0 MiB is all there may be"
+            "m: the model needs 192.0 MiB of memory by its files, and 64.0 MiB is all there may be"
         ),
         "{message}"
     );
