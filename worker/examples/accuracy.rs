@@ -1,4 +1,5 @@
-//! How far the `default` and the `exact` graph of a GGUF file are from its weights as f32.
+//! How far a GGUF file's graphs are from its weights as f32: `exact`, and what `default` is, `packed`
+//! on the CPU of most machines and `columns` on others. A graph that can't run here is left out.
 //!
 //! `scripts/accuracy` runs it: `accuracy LIBRARY MODEL.gguf TOKENS TEXT...`. Each text is read from
 //! its start, the tokens shared out evenly among them, each one predicted from those before it in
@@ -30,19 +31,26 @@ fn main() -> anyhow::Result<()> {
     let library = Path::new(library).canonicalize().context("LIBRARY")?;
     let environment = ort::init_from(library)?.with_telemetry(false).build()?;
     let (model, vocabulary) = gguf::open(Path::new(file))?;
-    let kinds = [GraphKind::Reference, GraphKind::Exact, GraphKind::Default];
+    let mut kinds = vec![("f32", GraphKind::Reference), ("exact", GraphKind::Exact)];
+    if gguf::can_pack() {
+        kinds.push(("packed", GraphKind::Packed));
+    }
+    if gguf::has_sound_columns() {
+        kinds.push(("columns", GraphKind::Columns));
+    }
     let mut runs = kinds
-        .into_iter()
-        .map(|kind| Run::new(&environment, &model, kind))
+        .iter()
+        .map(|&(_, kind)| Run::new(&environment, &model, kind))
         .collect::<anyhow::Result<Vec<Run<'_>>>>()?;
-    let mut scores = [Score::default(), Score::default(), Score::default()];
+    let mut scores: Vec<Score> = kinds.iter().map(|_| Score::default()).collect();
     for text in texts {
         let text = std::fs::read_to_string(text).with_context(|| text.clone())?;
         let encoding = vocabulary.tokenizer.encode(text, true).map_err(anyhow::Error::msg)?;
         let ids: Vec<i64> = encoding.get_ids().iter().map(|&id| id.into()).collect();
         score(&mut runs, &ids[..ids.len().min(per_text + 1)], &mut scores)?;
     }
-    print(&scores);
+    let names: Vec<&str> = kinds.iter().map(|&(name, _)| name).collect();
+    print(&names, &scores);
     Ok(())
 }
 
@@ -157,12 +165,12 @@ fn best(row: &[f64]) -> usize {
 }
 
 #[expect(clippy::print_stdout, reason = "the table is what the command is for")]
-fn print(scores: &[Score; 3]) {
+fn print(names: &[&str], scores: &[Score]) {
     let perplexity = |score: &Score| (score.surprise / score.tokens as f64).exp();
     let reference = perplexity(&scores[0]);
     println!("{} tokens", scores[0].tokens);
     println!("graph      mean KL  same best  perplexity  against f32, standard error");
-    for (name, score) in ["f32", "exact", "default"].iter().zip(scores) {
+    for (name, score) in names.iter().zip(scores) {
         let tokens = score.tokens as f64;
         let mean = (score.surprise - scores[0].surprise) / tokens;
         let error = ((score.squares / tokens - mean.powi(2)) / tokens).sqrt();

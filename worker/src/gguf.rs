@@ -4,7 +4,7 @@
 //! [`build_graph`]'s result to ONNX Runtime. Nothing here runs a model, and nothing is written to
 //! disk. The walk: `bytes` and `cursor` → `reader` (container, every length checked) → `facts` and
 //! `vocabulary` → `graph` (nodes; which `weights`) → `matrix`, `decode`, `basis`, `encode` (their
-//! numbers) → `handover` (a session).
+//! numbers), or `packed` (numbers and product of our own) → `handover` (a session).
 
 mod bytes;
 mod cursor;
@@ -19,6 +19,7 @@ mod basis;
 mod matrix;
 mod encode;
 mod weights;
+mod packed;
 mod onnx;
 mod graph;
 mod handover;
@@ -33,6 +34,20 @@ pub use self::{
     graph::{BuiltGraph, GraphKind, GraphOptions, Positions, build_graph},
     vocabulary::Vocabulary,
 };
+
+/// Whether this processor runs graphs of [`GraphKind::Packed`].
+pub fn can_pack() -> bool {
+    packed::Processor::detect().is_some()
+}
+
+/// Whether ONNX Runtime's integer products are what they should be here. Without the instructions
+/// that sum four products at once, its kernels for x86-64 sum pairs in 16 bits, and cut what is larger.
+pub fn has_sound_columns() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    return true;
+}
 
 /// An open file and what it says of itself.
 #[derive(Debug)]

@@ -126,12 +126,17 @@ pub(crate) struct Built {
     pub(crate) capture: Capture,
 }
 
-fn kind_of(choice: GraphChoice) -> GraphKind {
+/// Our own product runs on the CPU alone.
+fn kind_of(choice: GraphChoice, provider: ExecutionProvider) -> GraphKind {
+    let packs = provider == ExecutionProvider::Cpu && gguf::can_pack();
     match choice {
-        // No encoding that says the same in as little time is smaller than the default's; what
-        // little memory means besides is the working memory's matter.
-        GraphChoice::Default | GraphChoice::Memory => GraphKind::Default,
-        GraphChoice::Exact => GraphKind::Exact,
+        // No encoding is smaller than the default's; what little memory means besides is the
+        // working memory's matter.
+        GraphChoice::Default | GraphChoice::Memory if packs => GraphKind::Packed,
+        GraphChoice::Default | GraphChoice::Memory if gguf::has_sound_columns() => {
+            GraphKind::Columns
+        }
+        GraphChoice::Default | GraphChoice::Memory | GraphChoice::Exact => GraphKind::Exact,
     }
 }
 
@@ -184,7 +189,7 @@ impl Runtime {
         let (builder, provider) = provider::choose(wish.provider, || self.options(wish.threads))?;
         let (session, capture) = match self.captured(graph, wish, &provider) {
             Some(session) => (session, Capture::Yes),
-            None => (commit(builder, graph, wish)?, Capture::No),
+            None => (commit(builder, graph, provider.provider, wish)?, Capture::No),
         };
         let wanted = asked::wanted_on_device(&session)?;
         Ok(Built {
@@ -206,7 +211,7 @@ impl Runtime {
             (ExecutionProvider::Cuda, GraphSource::File(_)) => self
                 .options(wish.threads)
                 .and_then(|options| provider::register(provider.provider, options, Capture::Yes))
-                .and_then(|builder| commit(builder, graph, wish))
+                .and_then(|builder| commit(builder, graph, provider.provider, wish))
                 .map_err(|error| error.to_string()),
             (ExecutionProvider::Cuda, GraphSource::Gguf(_)) => {
                 Err("a GGUF file's attention runs on the CPU".to_owned())
@@ -262,6 +267,7 @@ impl Runtime {
 fn commit(
     mut builder: SessionBuilder,
     graph: &GraphSource,
+    provider: ExecutionProvider,
     wish: Wish,
 ) -> Result<Session, RuntimeError> {
     if wish.graph == GraphChoice::Memory {
@@ -271,7 +277,7 @@ fn commit(
     Ok(match graph {
         GraphSource::File(path) => builder.commit_from_file(path)?,
         GraphSource::Gguf(model) => {
-            let (kind, logits) = (kind_of(wish.graph), Positions::Last);
+            let (kind, logits) = (kind_of(wish.graph, provider), Positions::Last);
             let options = GraphOptions { kind, logits, context_length: wish.context_length };
             let threads = NonZeroUsize::new(wish.threads).unwrap_or(NonZeroUsize::MIN);
             gguf::build_graph(model, options)?.commit(builder, threads)?

@@ -23,7 +23,8 @@ fn sound() -> &'static [u8] {
 /// Opens it and builds every graph: all that is done before ONNX Runtime sees anything.
 fn use_whole(bytes: Vec<u8>) -> Result<(), GgufError> {
     let (model, _) = gguf::from_bytes(bytes)?;
-    for kind in [GraphKind::Default, GraphKind::Exact, GraphKind::Reference] {
+    let kinds = [GraphKind::Packed, GraphKind::Columns, GraphKind::Exact, GraphKind::Reference];
+    for kind in kinds {
         let options = GraphOptions { kind, logits: Positions::Last, context_length: 64 };
         gguf::build_graph(&model, options)?;
     }

@@ -7,7 +7,7 @@ use hearth_worker::gguf::{self, GraphKind, GraphOptions, Positions};
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok((model, vocabulary)) = gguf::from_bytes(bytes.to_vec()) else { return };
     drop(vocabulary.tokenizer.encode("Hello, world", true));
-    for kind in [GraphKind::Default, GraphKind::Exact, GraphKind::Reference] {
+    for kind in [GraphKind::Packed, GraphKind::Columns, GraphKind::Exact, GraphKind::Reference] {
         let options = GraphOptions { kind, logits: Positions::Last, context_length: 64 };
         drop(gguf::build_graph(&model, options));
     }

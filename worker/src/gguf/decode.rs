@@ -91,7 +91,7 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
 }
 
 /// Scale and minimum of sub-block `j`: eight pairs of six bits packed into twelve bytes.
-fn scale_and_min(packed: &[u8], j: usize) -> (f32, f32) {
+pub(super) fn scale_and_min(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {

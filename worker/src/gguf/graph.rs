@@ -26,6 +26,7 @@ use super::{
     encode::BLOCK,
     matrix::{Matrix, Part, Turn},
     onnx::DataType,
+    packed::{Finish, PRODUCT},
     reader::GgufFile,
     weights::{Weight, Work},
 };
@@ -33,8 +34,13 @@ use super::{
 /// What the graph is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GraphKind {
-    /// Speed: 8-bit weights, integer products where they are fast, activations rounded to 8 bits.
-    Default,
+    /// The file's own blocks in our own product: small, near and fast. For processors that
+    /// [`can_pack`](super::can_pack).
+    Packed,
+    /// 8-bit weights with a scale for each output, in ONNX Runtime's integer products, activations
+    /// rounded to 8 bits. For processors that have
+    /// [`has_sound_columns`](super::has_sound_columns).
+    Columns,
     /// Nearness: weights that are floats stay so, others keep 8 bits by blocks of 32.
     Exact,
     /// Every weight as f32, products in f32. Slow and large: to measure the others by.
@@ -47,6 +53,8 @@ pub struct BuiltGraph<'a> {
     /// An ONNX `ModelProto` whose large tensors are external.
     pub model_proto: Vec<u8>,
     pub(super) weights: Vec<Weight<'a>>,
+    /// What nodes of our own name by its number.
+    pub(super) packed: Vec<(Matrix<'a>, Finish)>,
 }
 
 /// For which positions logits come out.
@@ -77,17 +85,28 @@ pub struct GraphOptions {
 pub fn build_graph(model: &GgufModel, options: GraphOptions) -> Result<BuiltGraph<'_>, GgufError> {
     let GraphOptions { kind, logits, context_length } = options;
     let facts = &model.facts;
-    let basis = if kind == GraphKind::Default { basis(facts) } else { None };
+    let basis = if kind == GraphKind::Columns { basis(facts) } else { None };
     let nodes = Nodes::default();
-    let mut builder =
-        Builder { file: &model.file, facts, kind, logits, basis, nodes, weights: Vec::new() };
+    let (weights, packed) = (Vec::new(), Vec::new());
+    let mut builder = Builder {
+        file: &model.file,
+        facts,
+        kind,
+        logits,
+        basis,
+        nodes,
+        weights,
+        packed,
+        embedding: None,
+    };
     builder.prologue(context_length.min(facts.context_length))?;
     let mut stream = builder.embed()?;
     for index in 0..facts.layers {
         stream = builder.layer(index, stream)?;
     }
     builder.logits(stream)?;
-    Ok(BuiltGraph { model_proto: builder.nodes.encode(), weights: builder.weights })
+    let Builder { nodes, weights, packed, .. } = builder;
+    Ok(BuiltGraph { model_proto: nodes.encode(), weights, packed })
 }
 
 /// Sizes that no kernel takes in blocks keep the basis that they have.
@@ -110,6 +129,9 @@ struct Builder<'a> {
     basis: Option<Arc<Basis>>,
     nodes: Nodes,
     weights: Vec<Weight<'a>>,
+    packed: Vec<(Matrix<'a>, Finish)>,
+    /// The embedding's number, if it is packed.
+    embedding: Option<usize>,
 }
 
 /// The residual stream between two layers: its sum so far and what is still to be added.
@@ -139,7 +161,7 @@ impl<'a> Builder<'a> {
         nodes.node((ONNX, "Cast"), &["total.i64"], &["total"], &to_int32);
         nodes.integers("kept.start", &[1], &[-1]);
         nodes.integers("kept.end", &[1], &[i64::MAX]);
-        if self.kind == GraphKind::Default {
+        if self.kind == GraphKind::Columns {
             self.quantisation_constants();
         }
         if self.basis.is_some() {
@@ -174,7 +196,10 @@ impl<'a> Builder<'a> {
             return Err(GgufError::Unsupported { what });
         }
         matrix.gain = gain;
-        self.product(&mut normed, matrix, None, "logits");
+        match self.embedding.filter(|_| tied) {
+            Some(number) => self.packed_node(PRODUCT, &normed.name, number, "logits"),
+            None => self.product(&mut normed, matrix, None, "logits"),
+        }
         let vocabulary = Size::Known(self.facts.vocab_size);
         let positions = match self.logits {
             Positions::Last => Size::Known(1),

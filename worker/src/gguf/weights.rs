@@ -64,7 +64,7 @@ pub(super) struct Piece<'w> {
 }
 
 /// Elements in a piece, where rows can be shared out.
-const PIECE_ELEMENTS: usize = 1 << 20;
+pub(super) const PIECE_ELEMENTS: usize = 1 << 20;
 
 type BlocksOf = fn(&Matrix<'_>, usize, &mut [u8], &mut [[u8; 4]]);
 

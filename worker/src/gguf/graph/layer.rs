@@ -3,7 +3,7 @@
 //! `graph` writes one after the other. q, k and v are one product, gate and up another.
 
 use super::{
-    Builder, Positions, Stream,
+    Builder, GraphKind, Positions, Stream,
     nodes::{Attribute, MS, ONNX},
     product::Activation,
 };
@@ -12,6 +12,7 @@ use crate::gguf::{
     basis::{group_of, spread},
     encode,
     matrix::{Matrix, Turn},
+    packed::{Finish, PRODUCT, Packed},
 };
 
 /// Channels of the gated value that are mixed among themselves. More share out better what one has
@@ -257,6 +258,12 @@ impl<'a> Builder<'a> {
         for (part, name) in matrix.parts.iter().zip(&names) {
             let shape = [part.tensor.shape[0], self.facts.feed_forward];
             self.file.needed_tensor(name, &shape)?;
+        }
+        if self.kind == GraphKind::Packed && Packed::takes(&matrix) {
+            let gated = format!("{prefix}.gated");
+            let number = self.pack(matrix, Finish::Gated);
+            self.packed_node(PRODUCT, &normed.name, number, &gated);
+            return Ok(gated);
         }
         let both = format!("{prefix}.both");
         self.product(&mut normed, matrix, None, &both);

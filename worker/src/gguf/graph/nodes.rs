@@ -10,6 +10,7 @@ use crate::gguf::{
         OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto,
         TypeProto, ValueInfoProto,
     },
+    packed::DOMAIN,
     weights::Slot,
 };
 
@@ -118,7 +119,7 @@ impl Nodes {
             ir_version: IR_VERSION,
             producer_name: "hearth".to_owned(),
             graph: Some(self.graph),
-            opset_import: vec![opset(ONNX, OPSET), opset(MS, 1)],
+            opset_import: vec![opset(ONNX, OPSET), opset(MS, 1), opset(DOMAIN, 1)],
         }
         .encode_to_vec()
     }

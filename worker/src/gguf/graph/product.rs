@@ -10,6 +10,7 @@ use crate::gguf::{
     encode::BLOCK,
     matrix::{Matrix, Turn},
     onnx::DataType,
+    packed::{DOMAIN, Finish, LOOKUP, MATRIX, PRODUCT, Packed},
     tensor::TensorType,
     weights::{Slot, Weight, Work},
 };
@@ -66,6 +67,7 @@ impl Activation {
 /// How the weights of one product are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
+    Packed,
     Floats,
     Blocks8,
     Blocks4,
@@ -77,14 +79,14 @@ fn encoding(kind: GraphKind, matrix: &Matrix<'_>, input: &Activation) -> Encodin
         |types: &[TensorType]| matrix.parts.iter().all(|part| types.contains(&part.tensor.kind));
     match kind {
         GraphKind::Reference => Encoding::Floats,
+        GraphKind::Packed if Packed::takes(matrix) => Encoding::Packed,
         _ if !matrix.inputs.is_multiple_of(BLOCK) => Encoding::Floats,
         GraphKind::Exact if every(&[TensorType::F32, TensorType::F16, TensorType::Bf16]) => {
             Encoding::Floats
         }
         GraphKind::Exact if every(&[TensorType::Q4_0]) => Encoding::Blocks4,
-        GraphKind::Exact => Encoding::Blocks8,
-        GraphKind::Default if input.is_even => Encoding::Columns8,
-        GraphKind::Default => Encoding::Blocks8,
+        GraphKind::Columns if input.is_even => Encoding::Columns8,
+        GraphKind::Exact | GraphKind::Columns | GraphKind::Packed => Encoding::Blocks8,
     }
 }
 
@@ -115,6 +117,10 @@ impl<'a> Builder<'a> {
         output: &str,
     ) {
         match encoding {
+            Encoding::Packed => {
+                let number = self.pack(matrix, Finish::Plain);
+                self.packed_node(PRODUCT, &input.name, number, output);
+            }
             Encoding::Floats => {
                 let name = format!("{output}.weight");
                 let shape = vec![matrix.inputs, matrix.outputs()];
@@ -126,6 +132,18 @@ impl<'a> Builder<'a> {
             Encoding::Blocks8 => self.by_blocks(8, &input.name, matrix, output),
             Encoding::Blocks4 => self.by_blocks(4, &input.name, matrix, output),
         }
+    }
+
+    /// Notes a matrix to be packed, and gives it its number.
+    pub(super) fn pack(&mut self, matrix: Matrix<'a>, finish: Finish) -> usize {
+        self.packed.push((matrix, finish));
+        self.packed.len() - 1
+    }
+
+    /// Writes a node of our own over packed matrix `number`.
+    pub(super) fn packed_node(&mut self, op: &str, input: &str, number: usize, output: &str) {
+        let attributes = [(MATRIX, Attribute::Int(number as i64))];
+        self.nodes.node((DOMAIN, op), &[input], &[output], &attributes);
     }
 
     /// An integer product; afterwards each row gets its scale back.
@@ -171,7 +189,13 @@ impl<'a> Builder<'a> {
         let input = Activation::plain("input_ids".to_owned());
         let q = format!("{output}.weight");
         let scales = format!("{output}.scales");
-        if encoding(self.kind, &matrix, &input) == Encoding::Floats {
+        let encoding = encoding(self.kind, &matrix, &input);
+        if encoding == Encoding::Packed {
+            let number = self.pack(matrix, Finish::Plain);
+            self.embedding = Some(number);
+            return self.packed_node(LOOKUP, "input_ids", number, output);
+        }
+        if encoding == Encoding::Floats {
             let first = slot(&q, DataType::Float, vec![outputs, inputs]);
             self.weight(first, None, Work::Table(matrix));
             self.nodes.node((ONNX, "Gather"), &[&q, "input_ids"], &[output], &[]);

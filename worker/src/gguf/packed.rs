@@ -1,0 +1,201 @@
+//! Matrices whose weights stay what the file has: blocks of 4 or 8 bits, put in the order in which
+//! our own product reads them.
+//!
+//! ONNX Runtime's 4-bit product is slow from a few rows on, its fast 8-bit one wants the weights
+//! twice as large and rounded once more. This one takes a block as it is: 0.625 bytes a weight for
+//! Q4_1, whose minimum costs one multiplication for 32 weights. `pack` fills a matrix from the file,
+//! `activation` rounds what comes in, `avx2` multiplies, `operator` puts all of it into the graph.
+//! The graph decides who is packed; nothing here knows a model.
+//!
+//! A *group* is eight rows that are computed side by side. Its blocks stand one after the other, each
+//! with the same 32 inputs of all eight rows:
+//!
+//! | bytes | [`Four`] | [`Eight`] |
+//! |---|---|---|
+//! | quotients | 4 × 32: word `r` of the `i`-th 32 is row `r`; its low nibbles are inputs `4i..4i+4`, its high ones `16+4i..` | 8 × 32: word `r` of the `i`-th 32 is row `r`, inputs `4i..4i+4`, two's complement |
+//! | scales | 8 × f16 | 8 × f16 |
+//! | minima | 8 × f16 | none |
+
+mod activation;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod operator;
+mod pack;
+mod processor;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
+
+pub(super) use self::{
+    operator::{DOMAIN, LOOKUP, MATRIX, PRODUCT, domain},
+    pack::pieces,
+    processor::Processor,
+};
+use half::f16;
+
+use super::{matrix::Matrix, tensor::TensorType};
+
+/// Inputs of a block.
+pub(super) const BLOCK: usize = 32;
+/// Rows of a group.
+pub(super) const ROWS: usize = 8;
+
+/// A block of eight rows with 4-bit quotients: `weight = scale × quotient + minimum`.
+type Four = [u8; 160];
+/// A block of eight rows with 8-bit quotients: `weight = scale × quotient`.
+type Eight = [u8; 272];
+
+/// How a part is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    Four,
+    Eight,
+}
+
+impl Width {
+    fn of(kind: TensorType) -> Self {
+        match kind {
+            TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q4K => Self::Four,
+            TensorType::F32
+            | TensorType::F16
+            | TensorType::Bf16
+            | TensorType::Q5_0
+            | TensorType::Q5_1
+            | TensorType::Q8_0
+            | TensorType::Q5K
+            | TensorType::Q6K => Self::Eight,
+        }
+    }
+
+    fn block_bytes(self) -> usize {
+        match self {
+            Self::Four => size_of::<Four>(),
+            Self::Eight => size_of::<Eight>(),
+        }
+    }
+}
+
+/// The rows of one tensor.
+#[derive(Debug)]
+struct Part {
+    width: Width,
+    /// Whole groups of whole blocks.
+    bytes: Vec<u8>,
+}
+
+/// What a product's outputs become before anybody sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// Nothing is done.
+    Plain,
+    /// The first half of the rows is the gate of the second: `silu(gate) × up`, half as many outputs.
+    Gated,
+}
+
+/// A packed matrix, `[outputs, inputs]`.
+#[derive(Debug)]
+pub(super) struct Packed {
+    parts: Vec<Part>,
+    /// Blocks of a row.
+    blocks: usize,
+    finish: Finish,
+}
+
+/// One group's blocks.
+#[derive(Debug, Clone, Copy)]
+enum Group<'a> {
+    Four(&'a [Four]),
+    Eight(&'a [Eight]),
+}
+
+impl Packed {
+    /// Whether a matrix can be packed: whole blocks along its inputs, whole groups in each part.
+    pub(super) fn takes(matrix: &Matrix<'_>) -> bool {
+        let whole = |rows: usize| rows > 0 && rows.is_multiple_of(ROWS);
+        matrix.inputs > 0
+            && matrix.inputs.is_multiple_of(BLOCK)
+            && matrix.parts.iter().all(|part| whole(part.tensor.shape[1]))
+    }
+
+    /// Room for `matrix`, which [`Packed::takes`]; zeroes until it is filled.
+    pub(super) fn room_for(matrix: &Matrix<'_>, finish: Finish) -> Self {
+        let blocks = matrix.inputs / BLOCK;
+        let part = |part: &super::matrix::Part| {
+            let width = Width::of(part.tensor.kind);
+            let groups = part.tensor.shape[1] / ROWS;
+            Part { width, bytes: vec![0; groups * blocks * width.block_bytes()] }
+        };
+        Self { parts: matrix.parts.iter().map(part).collect(), blocks, finish }
+    }
+
+    fn inputs(&self) -> usize {
+        self.blocks * BLOCK
+    }
+
+    fn groups(&self) -> usize {
+        self.parts.iter().map(|part| part.groups(self.blocks)).sum()
+    }
+
+    /// Groups of outputs, after the finish.
+    fn groups_out(&self) -> usize {
+        match self.finish {
+            Finish::Plain => self.groups(),
+            Finish::Gated => self.groups() / 2,
+        }
+    }
+
+    fn group(&self, mut index: usize) -> Group<'_> {
+        for part in &self.parts {
+            let groups = part.groups(self.blocks);
+            if index < groups {
+                return part.group(index, self.blocks);
+            }
+            index -= groups;
+        }
+        unreachable!("callers count groups by `groups`")
+    }
+}
+
+impl Part {
+    fn groups(&self, blocks: usize) -> usize {
+        self.bytes.len() / (blocks * self.width.block_bytes())
+    }
+
+    fn group(&self, index: usize, blocks: usize) -> Group<'_> {
+        let len = blocks * self.width.block_bytes();
+        let bytes = &self.bytes[index * len..][..len];
+        match self.width {
+            Width::Four => Group::Four(bytes.as_chunks().0),
+            Width::Eight => Group::Eight(bytes.as_chunks().0),
+        }
+    }
+}
+
+impl Packed {
+    /// Row `number` as numbers, `[inputs]`.
+    fn look_up(&self, number: usize, out: &mut [f32]) {
+        let (group, r) = (self.group(number / ROWS), number % ROWS);
+        let out = out.as_chunks_mut::<BLOCK>().0.iter_mut();
+        match group {
+            Group::Four(blocks) => out.zip(blocks).for_each(|(out, block)| {
+                let (scale, minimum) = (half(block, 128 + 2 * r), half(block, 144 + 2 * r));
+                for i in 0..16 {
+                    let byte = block[32 * (i / 4) + 4 * r + i % 4];
+                    out[i] = scale * f32::from(byte & 15) + minimum;
+                    out[16 + i] = scale * f32::from(byte >> 4) + minimum;
+                }
+            }),
+            Group::Eight(blocks) => out.zip(blocks).for_each(|(out, block)| {
+                let scale = half(block, 256 + 2 * r);
+                for (i, x) in out.iter_mut().enumerate() {
+                    let byte = block[32 * (i / 4) + 4 * r + i % 4];
+                    *x = scale * f32::from(byte.cast_signed());
+                }
+            }),
+        }
+    }
+}
+
+/// The half at byte `at`.
+fn half(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
