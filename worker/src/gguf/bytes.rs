@@ -5,6 +5,8 @@
 use std::{fs::File, path::Path};
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use super::GgufError;
 
@@ -30,6 +32,26 @@ impl Bytes {
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         Ok(Self::Mapped(map))
     }
+
+    /// Takes pages out of this process's memory that will hardly be read again: `range` is what has
+    /// been copied. Reading them anyway brings them back. Does nothing where the system can't.
+    #[cfg(unix)]
+    #[expect(unsafe_code, reason = "some advice would change what is mapped")]
+    pub(super) fn leave(&self, range: std::ops::Range<usize>) {
+        if let Self::Mapped(map) = self {
+            // SAFETY: nothing is written to the map, so what its pages are read as again is the file.
+            let left = unsafe {
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            if let Err(error) = left {
+                tracing::debug!("a file's pages stay in memory: {error}");
+            }
+        }
+    }
+
+    /// Does nothing here.
+    #[cfg(not(unix))]
+    pub(super) fn leave(&self, _range: std::ops::Range<usize>) {}
 }
 
 impl std::ops::Deref for Bytes {

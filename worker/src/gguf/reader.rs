@@ -75,6 +75,12 @@ impl GgufFile {
         Err(GgufError::Tensor { name: name.to_owned(), problem })
     }
 
+    /// Takes bytes of a tensor that have been copied out of this process's memory.
+    pub(super) fn leave(&self, tensor: &Tensor, bytes: std::ops::Range<usize>) {
+        let start = tensor.range.start;
+        self.bytes.leave(start + bytes.start..start + bytes.end);
+    }
+
     pub(super) fn data(&self, tensor: &Tensor) -> &[u8] {
         &self.bytes[tensor.range.clone()]
     }

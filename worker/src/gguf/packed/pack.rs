@@ -35,8 +35,9 @@ pub(in crate::gguf) fn pieces<'w>(
 ) -> Vec<Piece<'w>> {
     let mut pieces = Vec::new();
     let (mut first_row, blocks) = (0, packed.blocks);
-    for part in &mut packed.parts {
+    for (part, from) in packed.parts.iter_mut().zip(&matrix.parts) {
         let (width, group_bytes) = (part.width, blocks * part.width.block_bytes());
+        let (row_bytes, part_row) = (from.tensor.kind.row_bytes(matrix.inputs), first_row);
         let groups = (PIECE_ELEMENTS / (ROWS * matrix.inputs)).max(1);
         for bytes in part.bytes.chunks_mut(groups * group_bytes) {
             let rows = bytes.len() / group_bytes * ROWS;
@@ -48,6 +49,10 @@ pub(in crate::gguf) fn pieces<'w>(
                         (tensor.kind, bytes)
                     };
                     fill(row, width, blocks, bytes);
+                    // Else the file would stand in memory a second time while the others are packed.
+                    let copied = first_row - part_row..first_row - part_row + rows;
+                    let bytes = copied.start * row_bytes..copied.end * row_bytes;
+                    matrix.file.leave(&from.tensor, bytes);
                 }),
             });
             first_row += rows;
