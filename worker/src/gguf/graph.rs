@@ -26,7 +26,7 @@ use super::{
     encode::BLOCK,
     matrix::{Matrix, Part, Turn},
     onnx::DataType,
-    packed::{Finish, PRODUCT},
+    packed::{Norm, PRODUCT},
     reader::GgufFile,
     weights::{Weight, Work},
 };
@@ -54,7 +54,9 @@ pub struct BuiltGraph<'a> {
     pub model_proto: Vec<u8>,
     pub(super) weights: Vec<Weight<'a>>,
     /// What nodes of our own name by its number.
-    pub(super) packed: Vec<(Matrix<'a>, Finish)>,
+    pub(super) packed: Vec<Matrix<'a>>,
+    /// As `packed`.
+    pub(super) norms: Vec<Norm>,
 }
 
 /// For which positions logits come out.
@@ -87,7 +89,6 @@ pub fn build_graph(model: &GgufModel, options: GraphOptions) -> Result<BuiltGrap
     let facts = &model.facts;
     let basis = if kind == GraphKind::Columns { basis(facts) } else { None };
     let nodes = Nodes::default();
-    let (weights, packed) = (Vec::new(), Vec::new());
     let mut builder = Builder {
         file: &model.file,
         facts,
@@ -95,8 +96,9 @@ pub fn build_graph(model: &GgufModel, options: GraphOptions) -> Result<BuiltGrap
         logits,
         basis,
         nodes,
-        weights,
-        packed,
+        weights: Vec::new(),
+        packed: Vec::new(),
+        norms: Vec::new(),
         embedding: None,
     };
     builder.prologue(context_length.min(facts.context_length))?;
@@ -105,8 +107,8 @@ pub fn build_graph(model: &GgufModel, options: GraphOptions) -> Result<BuiltGrap
         stream = builder.layer(index, stream)?;
     }
     builder.logits(stream)?;
-    let Builder { nodes, weights, packed, .. } = builder;
-    Ok(BuiltGraph { model_proto: nodes.encode(), weights, packed })
+    let Builder { nodes, weights, packed, norms, .. } = builder;
+    Ok(BuiltGraph { model_proto: nodes.encode(), weights, packed, norms })
 }
 
 /// Sizes that no kernel takes in blocks keep the basis that they have.
@@ -129,7 +131,8 @@ struct Builder<'a> {
     basis: Option<Arc<Basis>>,
     nodes: Nodes,
     weights: Vec<Weight<'a>>,
-    packed: Vec<(Matrix<'a>, Finish)>,
+    packed: Vec<Matrix<'a>>,
+    norms: Vec<Norm>,
     /// The embedding's number, if it is packed.
     embedding: Option<usize>,
 }

@@ -10,7 +10,7 @@ use ort::session::{Session, builder::SessionBuilder};
 
 use super::{
     BuiltGraph, GgufError, heap,
-    packed::{self, Packed, Processor},
+    packed::{self, Norm, Packed, Processor},
     weights::{Piece, Slot},
 };
 
@@ -30,7 +30,7 @@ impl BuiltGraph<'_> {
         mut builder: SessionBuilder,
         threads: NonZeroUsize,
     ) -> Result<Session, GgufError> {
-        let Self { model_proto, weights, packed } = self;
+        let Self { model_proto, weights, packed, norms } = self;
         heap::return_large_blocks();
         let mut buffers: Vec<[Arc<[u8]>; 2]> = weights
             .iter()
@@ -39,19 +39,18 @@ impl BuiltGraph<'_> {
                 [zeros(weight.first.bytes()), zeros(second)]
             })
             .collect();
-        let mut matrices: Vec<Packed> =
-            packed.iter().map(|(matrix, finish)| Packed::room_for(matrix, *finish)).collect();
+        let mut matrices: Vec<Packed> = packed.iter().map(Packed::room_for).collect();
         let mut pieces: Vec<Piece<'_>> = Vec::new();
         for (weight, [first, second]) in weights.iter().zip(&mut buffers) {
             let unshared = "nobody else has seen the buffer yet";
             let first = Arc::get_mut(first).expect(unshared);
             pieces.extend(weight.pieces(first, Arc::get_mut(second).expect(unshared)));
         }
-        for ((matrix, _), room) in packed.iter().zip(&mut matrices) {
+        for (matrix, room) in packed.iter().zip(&mut matrices) {
             pieces.extend(packed::pieces(matrix, room));
         }
         run(pieces, threads);
-        builder = with_packed(builder, matrices, threads)?;
+        builder = with_packed(builder, matrices, norms, threads)?;
         for (weight, [first, second]) in weights.iter().zip(buffers) {
             builder = add(builder, &weight.first, first)?;
             if let Some(slot) = &weight.second {
@@ -70,6 +69,7 @@ impl BuiltGraph<'_> {
 fn with_packed(
     builder: SessionBuilder,
     matrices: Vec<Packed>,
+    norms: Vec<Norm>,
     threads: NonZeroUsize,
 ) -> Result<SessionBuilder, GgufError> {
     if matrices.is_empty() {
@@ -79,7 +79,7 @@ fn with_packed(
     let Some(processor) = Processor::detect() else {
         return Err(refused(ort::Error::new("this processor has no AVX2")));
     };
-    let domain = packed::domain(processor, matrices, threads.get()).map_err(refused)?;
+    let domain = packed::domain(processor, matrices, norms, threads.get()).map_err(refused)?;
     builder.with_operators(domain).map_err(|error| refused(error.into()))
 }
 

@@ -4,8 +4,8 @@
 //! ONNX Runtime's 4-bit product is slow from a few rows on, its fast 8-bit one wants the weights
 //! twice as large and rounded once more. This one takes a block as it is: 0.625 bytes a weight for
 //! Q4_1, whose minimum costs one multiplication for 32 weights. `pack` fills a matrix from the file,
-//! `activation` rounds what comes in, `avx2` multiplies, `operator` puts all of it into the graph.
-//! The graph decides who is packed; nothing here knows a model.
+//! `activation` and `rows` round what comes in, `avx2` multiplies, `operator` and `feed_forward` put
+//! all of it into the graph. The graph decides who is packed; nothing here knows a model.
 //!
 //! A *group* is eight rows that are computed side by side. Its blocks stand one after the other, each
 //! with the same 32 inputs of all eight rows:
@@ -19,16 +19,20 @@
 mod activation;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod feed_forward;
 mod operator;
 mod pack;
 mod processor;
+mod rows;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 
 pub(super) use self::{
-    operator::{DOMAIN, LOOKUP, MATRIX, PRODUCT, domain},
+    feed_forward::{DOWN, FEED_FORWARD},
+    operator::{DOMAIN, LOOKUP, MATRIX, NORM, NORMED_PRODUCT, PRODUCT, domain},
     pack::pieces,
     processor::Processor,
+    rows::Norm,
 };
 use half::f16;
 
@@ -82,22 +86,12 @@ struct Part {
     bytes: Vec<u8>,
 }
 
-/// What a product's outputs become before anybody sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finish {
-    /// Nothing is done.
-    Plain,
-    /// The first half of the rows is the gate of the second: `silu(gate) × up`, half as many outputs.
-    Gated,
-}
-
 /// A packed matrix, `[outputs, inputs]`.
 #[derive(Debug)]
 pub(super) struct Packed {
     parts: Vec<Part>,
     /// Blocks of a row.
     blocks: usize,
-    finish: Finish,
 }
 
 /// One group's blocks.
@@ -117,14 +111,14 @@ impl Packed {
     }
 
     /// Room for `matrix`, which [`Packed::takes`]; zeroes until it is filled.
-    pub(super) fn room_for(matrix: &Matrix<'_>, finish: Finish) -> Self {
+    pub(super) fn room_for(matrix: &Matrix<'_>) -> Self {
         let blocks = matrix.inputs / BLOCK;
         let part = |part: &super::matrix::Part| {
             let width = Width::of(part.tensor.kind);
             let groups = part.tensor.shape[1] / ROWS;
             Part { width, bytes: vec![0; groups * blocks * width.block_bytes()] }
         };
-        Self { parts: matrix.parts.iter().map(part).collect(), blocks, finish }
+        Self { parts: matrix.parts.iter().map(part).collect(), blocks }
     }
 
     fn inputs(&self) -> usize {
@@ -135,12 +129,8 @@ impl Packed {
         self.parts.iter().map(|part| part.groups(self.blocks)).sum()
     }
 
-    /// Groups of outputs, after the finish.
-    fn groups_out(&self) -> usize {
-        match self.finish {
-            Finish::Plain => self.groups(),
-            Finish::Gated => self.groups() / 2,
-        }
+    fn outputs(&self) -> usize {
+        self.groups() * ROWS
     }
 
     fn group(&self, mut index: usize) -> Group<'_> {

@@ -3,7 +3,7 @@
 //! `graph` writes one after the other. q, k and v are one product, gate and up another.
 
 use super::{
-    Builder, GraphKind, Positions, Stream,
+    Builder, Positions, Stream,
     nodes::{Attribute, MS, ONNX},
     product::Activation,
 };
@@ -12,7 +12,7 @@ use crate::gguf::{
     basis::{group_of, spread},
     encode,
     matrix::{Matrix, Turn},
-    packed::{Finish, PRODUCT, Packed},
+    packed::{DOMAIN, DOWN, FEED_FORWARD, MATRIX, NORM},
 };
 
 /// Channels of the gated value that are mixed among themselves. More share out better what one has
@@ -32,8 +32,7 @@ impl<'a> Builder<'a> {
         let prefix = format!("layer.{index}");
         let block = format!("blk.{index}");
         let norm = format!("{block}.attn_norm.weight");
-        let (normed, gain, mut residual) = self.norm(&format!("{prefix}.attn"), stream, &norm)?;
-        let mut attended = self.attention(index, normed, gain)?;
+        let (mut attended, mut residual) = self.attention(index, stream, &norm)?;
         if self.logits == Positions::Last && index + 1 == self.facts.layers {
             // What follows attention looks at one position at a time: the rest can go.
             attended = self.kept(&attended);
@@ -51,7 +50,15 @@ impl<'a> Builder<'a> {
             &format!("{prefix}.attn.out"),
         )?;
         let stream = Stream { residual, addend: Some(addend) };
+        self.feed_forward(index, stream)
+    }
+
+    fn feed_forward(&mut self, index: usize, stream: Stream) -> Result<Stream, GgufError> {
+        let (prefix, block) = (format!("layer.{index}"), format!("blk.{index}"));
         let norm = format!("{block}.ffn_norm.weight");
+        if let Some(stream) = self.packed_feed_forward(&prefix, &block, &stream, &norm)? {
+            return Ok(stream);
+        }
         let (normed, gain, residual) = self.norm(&format!("{prefix}.ffn"), stream, &norm)?;
         let gated = self.gated(index, normed.with_fixed_step(), gain)?;
         // The first and the last layer's are the largest, and what they lose is missed most.
@@ -131,9 +138,9 @@ impl<'a> Builder<'a> {
     fn attention(
         &mut self,
         index: usize,
-        mut normed: Activation,
-        gain: Option<Vec<f32>>,
-    ) -> Result<String, GgufError> {
+        stream: Stream,
+        norm: &str,
+    ) -> Result<(String, String), GgufError> {
         let (heads, kv_heads) = (self.facts.heads, self.facts.kv_heads);
         let head_dim = self.facts.head_dim;
         let names = ["q", "k", "v"].map(|part| format!("blk.{index}.attn_{part}"));
@@ -141,7 +148,6 @@ impl<'a> Builder<'a> {
         let turn = self.turn(Turn::Inputs);
         let weights = weights.each_ref().map(String::as_str);
         let mut matrix = self.matrix(&weights, self.facts.hidden, turn)?;
-        matrix.gain = gain;
         let sizes = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim];
         for ((part, size), name) in matrix.parts.iter().zip(sizes).zip(weights) {
             self.file.needed_tensor(name, &[part.tensor.shape[0], size])?;
@@ -152,7 +158,8 @@ impl<'a> Builder<'a> {
         matrix.parts[2].spread = self.head_group();
         let bias = self.attention_bias(&names, sizes)?;
         let packed = format!("layer.{index}.attn.qkv");
-        self.product(&mut normed, matrix, bias, &packed);
+        let prefix = format!("layer.{index}.attn");
+        let residual = self.normed_product(stream, (&prefix, norm), matrix, bias, &packed)?;
         let heads_of = self.heads(index, packed)?;
         let past = |part: &str| format!("past_key_values.{index}.{part}");
         let present = |part: &str| format!("present.{index}.{part}");
@@ -171,7 +178,7 @@ impl<'a> Builder<'a> {
         }
         let outputs = [output.as_str(), &present("key"), &present("value")];
         self.nodes.node((MS, "GroupQueryAttention"), &inputs, &outputs, &attributes);
-        Ok(output)
+        Ok((output, residual))
     }
 
     /// The biases of q, k and v one after the other, if any has one.
@@ -250,21 +257,8 @@ impl<'a> Builder<'a> {
         gain: Option<Vec<f32>>,
     ) -> Result<String, GgufError> {
         let prefix = format!("layer.{index}.ffn");
-        let turn = self.turn(Turn::Inputs);
-        let names = ["gate", "up"].map(|part| format!("blk.{index}.ffn_{part}.weight"));
-        let mut matrix =
-            self.matrix(&names.each_ref().map(String::as_str), self.facts.hidden, turn)?;
+        let mut matrix = self.gate_and_up(&format!("blk.{index}"))?;
         matrix.gain = gain;
-        for (part, name) in matrix.parts.iter().zip(&names) {
-            let shape = [part.tensor.shape[0], self.facts.feed_forward];
-            self.file.needed_tensor(name, &shape)?;
-        }
-        if self.kind == GraphKind::Packed && Packed::takes(&matrix) {
-            let gated = format!("{prefix}.gated");
-            let number = self.pack(matrix, Finish::Gated);
-            self.packed_node(PRODUCT, &normed.name, number, &gated);
-            return Ok(gated);
-        }
         let both = format!("{prefix}.both");
         self.product(&mut normed, matrix, None, &both);
         let parts = ["gate", "up", "active", "gated"].map(|part| format!("{prefix}.{part}"));
@@ -276,6 +270,47 @@ impl<'a> Builder<'a> {
         self.nodes.node((MS, "QuickGelu"), &[gate], &[active], &alpha);
         self.nodes.node((ONNX, "Mul"), &[active, up], &[gated], &[]);
         Ok(gated.to_owned())
+    }
+
+    /// Gate and up, one over the other.
+    fn gate_and_up(&self, block: &str) -> Result<Matrix<'a>, GgufError> {
+        let turn = self.turn(Turn::Inputs);
+        let names = ["gate", "up"].map(|part| format!("{block}.ffn_{part}.weight"));
+        let matrix = self.matrix(&names.each_ref().map(String::as_str), self.facts.hidden, turn)?;
+        for (part, name) in matrix.parts.iter().zip(&names) {
+            let shape = [part.tensor.shape[0], self.facts.feed_forward];
+            self.file.needed_tensor(name, &shape)?;
+        }
+        Ok(matrix)
+    }
+
+    /// The whole feed-forward as one node of our own, if its matrices are packed.
+    fn packed_feed_forward(
+        &mut self,
+        prefix: &str,
+        block: &str,
+        stream: &Stream,
+        norm: &str,
+    ) -> Result<Option<Stream>, GgufError> {
+        let (weight, size) = (format!("{block}.ffn_down"), self.facts.feed_forward);
+        let both = self.gate_and_up(block)?;
+        let down = self.matrix(&[&format!("{weight}.weight")], size, Turn::None)?;
+        let has_bias = self.file.tensor(&format!("{weight}.bias")).is_some();
+        let (true, Some(addend)) =
+            (self.packs(&both) && self.packs(&down) && !has_bias, &stream.addend)
+        else {
+            return Ok(None);
+        };
+        self.expect_outputs(&down, self.facts.hidden, &weight)?;
+        let attributes = [
+            (NORM, Attribute::Int(self.packed_norm(norm)? as i64)),
+            (MATRIX, Attribute::Int(self.pack(both) as i64)),
+            (DOWN, Attribute::Int(self.pack(down) as i64)),
+        ];
+        let [output, sum] = ["out", "sum"].map(|name| format!("{prefix}.ffn.{name}"));
+        let inputs = [stream.residual.as_str(), addend];
+        self.nodes.node((DOMAIN, FEED_FORWARD), &inputs, &[&output, &sum], &attributes);
+        Ok(Some(Stream { residual: sum, addend: Some(output) }))
     }
 
     fn optional_floats(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>, GgufError> {

@@ -3,14 +3,15 @@
 //! The layers ask for products by role; the graph's kind and the file's types decide here.
 
 use super::{
-    Builder, GraphKind,
+    Builder, GraphKind, Stream,
     nodes::{Attribute, MS, ONNX},
 };
 use crate::gguf::{
+    GgufError,
     encode::BLOCK,
     matrix::{Matrix, Turn},
     onnx::DataType,
-    packed::{DOMAIN, Finish, LOOKUP, MATRIX, PRODUCT, Packed},
+    packed::{DOMAIN, LOOKUP, MATRIX, NORM, NORMED_PRODUCT, Norm, PRODUCT, Packed},
     tensor::TensorType,
     weights::{Slot, Weight, Work},
 };
@@ -109,6 +110,47 @@ impl<'a> Builder<'a> {
         self.nodes.node((ONNX, "Add"), &[&product, &bias], &[output], &[]);
     }
 
+    /// Writes `output = norm(stream) × matrix + bias`, and gives the stream's new sum.
+    pub(super) fn normed_product(
+        &mut self,
+        stream: Stream,
+        (prefix, weight): (&str, &str),
+        mut matrix: Matrix<'a>,
+        bias: Option<Vec<f32>>,
+        output: &str,
+    ) -> Result<String, GgufError> {
+        let Some(addend) = stream.addend.as_ref().filter(|_| self.packs(&matrix)) else {
+            let (mut normed, gain, sum) = self.norm(prefix, stream, weight)?;
+            matrix.gain = gain;
+            self.product(&mut normed, matrix, bias, output);
+            return Ok(sum);
+        };
+        let (sum, norm) = (format!("{prefix}.sum"), self.packed_norm(weight)?);
+        let number = self.pack(matrix);
+        let attributes =
+            [(MATRIX, Attribute::Int(number as i64)), (NORM, Attribute::Int(norm as i64))];
+        let product = if bias.is_some() { format!("{output}.unbiased") } else { output.to_owned() };
+        let inputs = [stream.residual.as_str(), addend];
+        self.nodes.node((DOMAIN, NORMED_PRODUCT), &inputs, &[&product, &sum], &attributes);
+        if let Some(bias) = bias {
+            let bias = self.vector(&format!("{output}.bias"), bias);
+            self.nodes.node((ONNX, "Add"), &[&product, &bias], &[output], &[]);
+        }
+        Ok(sum)
+    }
+
+    /// Whether the matrix will be packed.
+    pub(super) fn packs(&self, matrix: &Matrix<'_>) -> bool {
+        self.kind == GraphKind::Packed && Packed::takes(matrix)
+    }
+
+    /// Notes a norm for a node of our own, and gives it its number.
+    pub(super) fn packed_norm(&mut self, weight: &str) -> Result<usize, GgufError> {
+        let gain = self.floats(weight, self.facts.hidden)?;
+        self.norms.push(Norm { gain, epsilon: self.facts.epsilon });
+        Ok(self.norms.len() - 1)
+    }
+
     fn unbiased(
         &mut self,
         encoding: Encoding,
@@ -118,7 +160,7 @@ impl<'a> Builder<'a> {
     ) {
         match encoding {
             Encoding::Packed => {
-                let number = self.pack(matrix, Finish::Plain);
+                let number = self.pack(matrix);
                 self.packed_node(PRODUCT, &input.name, number, output);
             }
             Encoding::Floats => {
@@ -135,8 +177,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Notes a matrix to be packed, and gives it its number.
-    pub(super) fn pack(&mut self, matrix: Matrix<'a>, finish: Finish) -> usize {
-        self.packed.push((matrix, finish));
+    pub(super) fn pack(&mut self, matrix: Matrix<'a>) -> usize {
+        self.packed.push(matrix);
         self.packed.len() - 1
     }
 
@@ -191,7 +233,7 @@ impl<'a> Builder<'a> {
         let scales = format!("{output}.scales");
         let encoding = encoding(self.kind, &matrix, &input);
         if encoding == Encoding::Packed {
-            let number = self.pack(matrix, Finish::Plain);
+            let number = self.pack(matrix);
             self.embedding = Some(number);
             return self.packed_node(LOOKUP, "input_ids", number, output);
         }

@@ -3,7 +3,7 @@
 //! `operator` rounds each row once for a product, `avx2` reads it for every group of rows of the
 //! matrix. A block that holds one large value loses the others' last bits, and no other block does.
 
-use super::{BLOCK, ROWS};
+use super::{BLOCK, ROWS, rows::Norm};
 
 /// A block of one row: `value ≈ scale × quotient`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,21 +20,27 @@ pub(super) struct Block {
 #[expect(clippy::inline_always, reason = "the caller has the instructions that this wants")]
 pub(super) fn round(values: &[f32], blocks: &mut [Block]) {
     for (values, block) in values.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-        let largest = largest(values);
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let (mut bytes, mut sum) = ([0_u8; BLOCK], 0_i32);
-        for (byte, x) in bytes.iter_mut().zip(values) {
-            let quotient = nearest(x * inverse);
-            *byte = quotient.cast_unsigned();
-            sum += i32::from(quotient);
-        }
-        let (words, _) = bytes.as_chunks::<4>();
-        for (to, from) in block.words.iter_mut().zip(words) {
-            *to = i32::from_le_bytes(*from);
-        }
-        block.scale = largest / 127.0;
-        block.sum = block.scale * sum as f32;
+        round_block(values, block);
     }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as `round`")]
+fn round_block(values: &[f32; BLOCK], block: &mut Block) {
+    let largest = largest(values);
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let (mut bytes, mut sum) = ([0_u8; BLOCK], 0_i32);
+    for (byte, x) in bytes.iter_mut().zip(values) {
+        let quotient = nearest(x * inverse);
+        *byte = quotient.cast_unsigned();
+        sum += i32::from(quotient);
+    }
+    let (words, _) = bytes.as_chunks::<4>();
+    for (to, from) in block.words.iter_mut().zip(words) {
+        *to = i32::from_le_bytes(*from);
+    }
+    block.scale = largest / 127.0;
+    block.sum = block.scale * sum as f32;
 }
 
 #[inline(always)]
@@ -55,6 +61,35 @@ fn largest(values: &[f32; BLOCK]) -> f32 {
 #[expect(clippy::cast_possible_truncation, reason = "callers stay within -127 to 127")]
 fn nearest(x: f32) -> i8 {
     x.round_ties_even() as i8
+}
+
+/// Adds two rows into `sum`, and rounds its norm: divided by the root of its mean square, times gain.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as `round`")]
+pub(super) fn norm(
+    (left, right): (&[f32], &[f32]),
+    norm: &Norm,
+    sum: &mut [f32],
+    to: &mut [Block],
+) {
+    let mut squares = [0.0_f32; 8];
+    let parts = left.as_chunks::<8>().0.iter().zip(right.as_chunks::<8>().0);
+    for (sum, (left, right)) in sum.as_chunks_mut::<8>().0.iter_mut().zip(parts) {
+        for i in 0..8 {
+            sum[i] = left[i] + right[i];
+            squares[i] += sum[i] * sum[i];
+        }
+    }
+    let mean = squares.iter().sum::<f32>() / sum.len() as f32;
+    let inverse = 1.0 / (mean + norm.epsilon).sqrt();
+    let parts = sum.as_chunks::<BLOCK>().0.iter().zip(norm.gain.as_chunks::<BLOCK>().0);
+    for ((sum, gain), block) in parts.zip(to) {
+        let mut normed = [0.0; BLOCK];
+        for i in 0..BLOCK {
+            normed[i] = sum[i] * inverse * gain[i];
+        }
+        round_block(&normed, block);
+    }
 }
 
 /// `silu(gate) × up` in place of the gates.

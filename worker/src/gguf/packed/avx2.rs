@@ -15,7 +15,7 @@ use std::{
     mem::transmute,
 };
 
-use super::{Eight, Four, Group, Processor, ROWS, activation, activation::Block};
+use super::{Eight, Four, Group, Processor, ROWS, activation, activation::Block, rows::Norm};
 
 #[expect(clippy::unused_self, reason = "a `Processor` proves that the instructions are there")]
 impl Processor {
@@ -23,6 +23,12 @@ impl Processor {
     pub(super) fn round(self, values: &[f32], blocks: &mut [Block]) {
         // SAFETY: a `Processor` has the instructions.
         unsafe { round(values, blocks) }
+    }
+
+    /// Adds, norms and rounds a row, as [`activation::norm`] does.
+    pub(super) fn norm(self, rows: (&[f32], &[f32]), by: &Norm, sum: &mut [f32], to: &mut [Block]) {
+        // SAFETY: a `Processor` has the instructions.
+        unsafe { norm(rows, by, sum, to) }
     }
 
     /// `silu(gate) × up` in place of the gates, as [`activation::gate`].
@@ -50,6 +56,11 @@ impl Processor {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn round(values: &[f32], blocks: &mut [Block]) {
     activation::round(values, blocks);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn norm(rows: (&[f32], &[f32]), by: &Norm, sum: &mut [f32], to: &mut [Block]) {
+    activation::norm(rows, by, sum, to);
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -1,8 +1,14 @@
 //! Packed matrices as operators of an ONNX graph.
 //!
 //! The hand-over registers [`domain`] with a session; the graph's nodes name a matrix by its number.
-//! [`PRODUCT`]: f32 `[…, inputs]` → f32 `[…, outputs]`. [`LOOKUP`]: i64 `[…]` → f32 `[…, inputs]`, a row
-//! of the matrix for each number. The work is shared out over the session's own threads.
+//! `…` stands for any dimensions, the same everywhere; all values are f32 but tokens.
+//!
+//! | operator | inputs | outputs |
+//! |---|---|---|
+//! | [`LOOKUP`] | tokens i64 `[…]` | their rows `[…, inputs]` |
+//! | [`PRODUCT`] | `[…, inputs]` | `[…, outputs]` |
+//! | [`NORMED_PRODUCT`] | two to be added and normed, `[…, inputs]` | `[…, outputs]`, the sum |
+//! | [`FEED_FORWARD`](super::feed_forward) | as before | `down × (silu(gate × x) · up × x)`, the sum |
 #![expect(unsafe_code, reason = "threads write disjoint places of one output")]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,53 +22,191 @@ use ort::{
     value::TensorElementType,
 };
 
-use super::{BLOCK, Finish, Group, Packed, Processor, ROWS, activation::Block};
+use super::{
+    Group, Packed, Processor, ROWS,
+    activation::Block,
+    feed_forward::FeedForward,
+    rows::{self, Norm, Places},
+};
 
-/// The domain of both operators.
+/// The domain of the operators.
 pub(in crate::gguf) const DOMAIN: &str = "hearth";
-/// A matrix product.
-pub(in crate::gguf) const PRODUCT: &str = "Product";
 /// Rows of a matrix.
 pub(in crate::gguf) const LOOKUP: &str = "Lookup";
+/// A matrix product.
+pub(in crate::gguf) const PRODUCT: &str = "Product";
+/// A sum, its norm, and a product.
+pub(in crate::gguf) const NORMED_PRODUCT: &str = "NormedProduct";
 /// The attribute that says which matrix.
 pub(in crate::gguf) const MATRIX: &str = "matrix";
+/// The attribute that says which norm.
+pub(in crate::gguf) const NORM: &str = "norm";
 
 /// Rows that are multiplied side by side: more would not fit the registers.
 const TILE: usize = 4;
 /// Tasks for each thread, so that one that is late holds nobody up for long.
 const TASKS: usize = 4;
-/// Rows from which on it pays to share out the rounding too.
-const SHARED_ROUNDING: usize = 16;
 
-/// The operators over `matrices`, for a session of `threads` threads.
+/// What the operators work with. All nodes of a session share it.
+#[derive(Clone)]
+pub(super) struct Table {
+    pub(super) processor: Processor,
+    matrices: Arc<[Arc<Packed>]>,
+    norms: Arc<[Arc<Norm>]>,
+    /// Tasks in a product.
+    tasks: usize,
+    /// Rounded rows. One for all nodes: they run one after the other.
+    pub(super) scratch: Arc<Mutex<Scratch>>,
+}
+
+/// Rounded rows of the node that runs.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) inputs: Vec<Block>,
+    pub(super) hidden: Vec<Block>,
+}
+
+/// The operators over `matrices` and `norms`, for a session of `threads` threads.
 ///
 /// # Errors
 /// ONNX Runtime's, if it takes no operators.
 pub(in crate::gguf) fn domain(
     processor: Processor,
     matrices: Vec<Packed>,
+    norms: Vec<Norm>,
     threads: usize,
 ) -> Result<OperatorDomain, Error> {
-    let matrices: Arc<[Arc<Packed>]> = matrices.into_iter().map(Arc::new).collect();
-    let scratch = Arc::default();
-    let product = Product { processor, matrices: Arc::clone(&matrices), threads, scratch };
-    OperatorDomain::new(DOMAIN)?.add(product)?.add(Lookup { matrices })
+    let table = Table {
+        processor,
+        matrices: matrices.into_iter().map(Arc::new).collect(),
+        norms: norms.into_iter().map(Arc::new).collect(),
+        tasks: threads * TASKS,
+        scratch: Arc::default(),
+    };
+    OperatorDomain::new(DOMAIN)?
+        .add(Lookup(table.clone()))?
+        .add(Product(table.clone()))?
+        .add(NormedProduct(table.clone()))?
+        .add(FeedForward(table))
 }
 
-fn chosen(matrices: &[Arc<Packed>], context: &KernelContext<'_>) -> Result<Arc<Packed>, Error> {
-    let index: Option<i64> = context.get(MATRIX);
+impl Table {
+    /// The matrix that a node names by `attribute`.
+    pub(super) fn matrix(
+        &self,
+        context: &KernelContext<'_>,
+        attribute: &str,
+    ) -> Result<Arc<Packed>, Error> {
+        chosen(&self.matrices, context, attribute)
+    }
+
+    pub(super) fn norm(&self, context: &KernelContext<'_>) -> Result<Arc<Norm>, Error> {
+        chosen(&self.norms, context, NORM)
+    }
+
+    /// Runs `each` for every number below `count`, a few at a time, over the session's threads.
+    pub(super) fn share(
+        &self,
+        context: &ComputeContext,
+        count: usize,
+        each: impl Fn(usize) + Send + Sync,
+    ) -> Result<(), Error> {
+        let per_task = count.div_ceil(self.tasks).max(1);
+        context.par_for(count.div_ceil(per_task), 0, |task| {
+            (task * per_task..((task + 1) * per_task).min(count)).for_each(&each);
+        })
+    }
+
+    /// The product of rounded rows with a whole matrix.
+    pub(super) fn multiply(
+        &self,
+        packed: &Packed,
+        inputs: &[Block],
+        output: &mut [f32],
+        context: &ComputeContext,
+    ) -> Result<(), Error> {
+        let (groups, output) = (packed.groups(), Places::of(output));
+        self.share(context, groups, |index| {
+            let group = packed.group(index);
+            multiply(self.processor, [group], packed.blocks, inputs, |row, [values]| {
+                // SAFETY: no other task has this group, and no group's places are another's.
+                let places = unsafe { output.take((row * groups + index) * ROWS, ROWS) };
+                places.copy_from_slice(&values);
+            });
+        })
+    }
+}
+
+fn chosen<T>(
+    all: &[Arc<T>],
+    context: &KernelContext<'_>,
+    attribute: &str,
+) -> Result<Arc<T>, Error> {
+    let index: Option<i64> = context.get(attribute);
     let index = index.and_then(|index| usize::try_from(index).ok());
-    let found = index.and_then(|index| matrices.get(index)).map(Arc::clone);
-    found.ok_or_else(|| Error::new("a node names no packed matrix"))
+    let found = index.and_then(|index| all.get(index)).map(Arc::clone);
+    found.ok_or_else(|| Error::new(format!("a node's attribute `{attribute}` names nothing")))
 }
 
-struct Product {
+/// Outputs of groups that are computed together for every row, given to `put` with the row's number.
+pub(super) fn multiply<const N: usize>(
     processor: Processor,
-    matrices: Arc<[Arc<Packed>]>,
-    threads: usize,
-    /// Rounded rows. One for all nodes: they run one after the other.
-    scratch: Arc<Mutex<Vec<Block>>>,
+    groups: [Group<'_>; N],
+    blocks: usize,
+    inputs: &[Block],
+    put: impl Fn(usize, [[f32; ROWS]; N]),
+) {
+    let (mut row, mut rest) = (0, inputs);
+    while !rest.is_empty() {
+        let left = rest.len() / blocks;
+        let count = if left >= TILE { TILE } else { left.min(2) };
+        let (now, later) = rest.split_at(count * blocks);
+        let part = |i: usize| &now[i * blocks..][..blocks];
+        match count {
+            TILE => {
+                let rows = std::array::from_fn::<_, TILE, _>(part);
+                tile(processor, groups, rows, row, &put);
+            }
+            2 => tile(processor, groups, [part(0), part(1)], row, &put),
+            _ => tile(processor, groups, [part(0)], row, &put),
+        }
+        (rest, row) = (later, row + count);
+    }
 }
+
+fn tile<const M: usize, const N: usize>(
+    processor: Processor,
+    groups: [Group<'_>; N],
+    rows: [&[Block]; M],
+    first_row: usize,
+    put: &impl Fn(usize, [[f32; ROWS]; N]),
+) {
+    let mut outputs = [[[0.0; ROWS]; N]; M];
+    for (n, group) in groups.into_iter().enumerate() {
+        let values = processor.multiply(group, rows);
+        outputs.iter_mut().zip(values).for_each(|(output, values)| output[n] = values);
+    }
+    outputs.into_iter().enumerate().for_each(|(i, values)| put(first_row + i, values));
+}
+
+pub(super) fn missing() -> Error {
+    Error::new("a node of ours without an input or output")
+}
+
+/// `shape` with its last dimension, which has to be `inputs`, made `outputs`.
+pub(super) fn reshaped(shape: &[i64], inputs: usize, outputs: usize) -> Result<Vec<i64>, Error> {
+    match shape.split_last() {
+        Some((&last, rest)) if usize::try_from(last) == Ok(inputs) => {
+            Ok(rest.iter().copied().chain([outputs as i64]).collect())
+        }
+        _ => Err(Error::new("a product's input has another width than its matrix")),
+    }
+}
+
+pub(super) const FLOATS: OperatorInput = OperatorInput::required(TensorElementType::Float32);
+pub(super) const FLOATS_OUT: OperatorOutput = OperatorOutput::required(TensorElementType::Float32);
+
+struct Product(Table);
 
 impl Operator for Product {
     type Kernel<'attr> = BoxedKernel<'attr>;
@@ -72,166 +216,99 @@ impl Operator for Product {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(TensorElementType::Float32)]
+        [FLOATS]
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
+        [FLOATS_OUT]
     }
 
     fn create_kernel<'attr>(
         &self,
         context: &KernelContext<'attr>,
     ) -> Result<Self::Kernel<'attr>, Error> {
-        let packed = chosen(&self.matrices, context)?;
-        let (processor, tasks) = (self.processor, self.threads * TASKS);
-        let scratch = Arc::clone(&self.scratch);
+        let (packed, table) = (self.0.matrix(context, MATRIX)?, self.0.clone());
         Ok(Box::new(move |context: &ComputeContext| {
-            let mut blocks = scratch.lock().unwrap_or_else(PoisonError::into_inner);
-            product(processor, &packed, tasks, &mut blocks, context)
+            let input = context.input(0)?.ok_or_else(missing)?;
+            let (shape, input) = input.try_extract_tensor::<f32>()?;
+            let shape = reshaped(shape, packed.inputs(), packed.outputs())?;
+            let mut output = context.output(0, shape)?.ok_or_else(missing)?;
+            let (_, output) = output.try_extract_tensor_mut::<f32>()?;
+            let mut scratch = table.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+            let inputs = cleared(&mut scratch.inputs, input.len() / super::BLOCK);
+            rows::round(table.processor, input, (packed.blocks, inputs), context)?;
+            table.multiply(&packed, inputs, output, context)
         }))
     }
 }
 
-fn product(
-    processor: Processor,
-    packed: &Packed,
-    tasks: usize,
-    blocks: &mut Vec<Block>,
+/// A vector of `len` blocks with anything in them.
+pub(super) fn cleared(blocks: &mut Vec<Block>, len: usize) -> &mut [Block] {
+    if blocks.len() < len {
+        blocks.resize(len, Block::default());
+    }
+    &mut blocks[..len]
+}
+
+struct NormedProduct(Table);
+
+impl Operator for NormedProduct {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &str {
+        NORMED_PRODUCT
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [FLOATS, FLOATS]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [FLOATS_OUT, FLOATS_OUT]
+    }
+
+    fn create_kernel<'attr>(
+        &self,
+        context: &KernelContext<'attr>,
+    ) -> Result<Self::Kernel<'attr>, Error> {
+        let (packed, norm) = (self.0.matrix(context, MATRIX)?, self.0.norm(context)?);
+        let table = self.0.clone();
+        Ok(Box::new(move |context: &ComputeContext| {
+            let mut scratch = table.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+            let shape = normed(&table, &norm, &mut scratch.inputs, context)?;
+            let inputs = &scratch.inputs[..];
+            let shape = reshaped(&shape, packed.inputs(), packed.outputs())?;
+            let mut output = context.output(0, shape)?.ok_or_else(missing)?;
+            let (_, output) = output.try_extract_tensor_mut::<f32>()?;
+            let inputs = &inputs[..output.len() / packed.outputs() * packed.blocks];
+            table.multiply(&packed, inputs, output, context)
+        }))
+    }
+}
+
+/// Adds both inputs, writes the second output and the rounded norm; gives the shape of all of them.
+pub(super) fn normed(
+    table: &Table,
+    norm: &Norm,
+    to: &mut Vec<Block>,
     context: &ComputeContext,
-) -> Result<(), Error> {
-    let missing = || Error::new("a product without an input or output");
-    let input = context.input(0)?.ok_or_else(missing)?;
-    let (shape, input) = input.try_extract_tensor::<f32>()?;
-    let (groups, outputs) = (packed.groups_out(), packed.groups_out() * ROWS);
-    let mut shape = shape.to_vec();
-    match shape.last_mut() {
-        Some(last) if *last == packed.inputs() as i64 => *last = outputs as i64,
-        _ => return Err(Error::new("a product's input has another width than its matrix")),
+) -> Result<Vec<i64>, Error> {
+    let left = context.input(0)?.ok_or_else(missing)?;
+    let right = context.input(1)?.ok_or_else(missing)?;
+    let (shape, left) = left.try_extract_tensor::<f32>()?;
+    let (other, right) = right.try_extract_tensor::<f32>()?;
+    if shape != other {
+        return Err(Error::new("two values that are to be added differ in shape"));
     }
-    let rows = input.len() / packed.inputs();
-    blocks.clear();
-    blocks.resize(rows * packed.blocks, Block::default());
-    round(processor, input, (packed.blocks, blocks), context)?;
-    let mut output = context.output(0, shape)?.ok_or_else(missing)?;
-    let (_, output) = output.try_extract_tensor_mut::<f32>()?;
-    let output = Output::of(output);
-    let per_task = groups.div_ceil(tasks);
-    context.par_for(groups.div_ceil(per_task), 0, |task| {
-        let groups = task * per_task..((task + 1) * per_task).min(groups);
-        for group in groups {
-            let at = |row: usize| row * outputs + group * ROWS;
-            multiply(processor, packed, group, blocks, |row, values| {
-                // SAFETY: no other task has this group, and no group's places are another's.
-                unsafe { output.write(at(row), values) }
-            });
-        }
-    })
+    let shape = reshaped(shape, norm.gain.len(), norm.gain.len())?;
+    let mut sums = context.output(1, shape.clone())?.ok_or_else(missing)?;
+    let (_, sums) = sums.try_extract_tensor_mut::<f32>()?;
+    let to = cleared(to, sums.len() / super::BLOCK);
+    rows::norm(table.processor, (left, right), norm, (sums, to), context)?;
+    Ok(shape)
 }
 
-/// Rounds every row, on several threads where that pays.
-fn round(
-    processor: Processor,
-    input: &[f32],
-    (row, blocks): (usize, &mut [Block]),
-    context: &ComputeContext,
-) -> Result<(), Error> {
-    if blocks.len() < SHARED_ROUNDING * row {
-        processor.round(input, blocks);
-        return Ok(());
-    }
-    let each = SHARED_ROUNDING * row;
-    let chunks = input.chunks(each * BLOCK).zip(blocks.chunks_mut(each));
-    let chunks: Vec<_> = chunks.map(|(from, to)| Mutex::new((from, to))).collect();
-    context.par_for(chunks.len(), 0, |task| {
-        let mut chunk = chunks[task].lock().unwrap_or_else(PoisonError::into_inner);
-        let (from, to) = &mut *chunk;
-        processor.round(from, to);
-    })
-}
-
-/// Outputs of group `index` for every row, given to `put` with the row's number.
-pub(super) fn multiply(
-    processor: Processor,
-    packed: &Packed,
-    index: usize,
-    blocks: &[Block],
-    put: impl Fn(usize, [f32; ROWS]),
-) {
-    let first = packed.group(index);
-    let second = match packed.finish {
-        Finish::Plain => None,
-        Finish::Gated => Some(packed.group(packed.groups() / 2 + index)),
-    };
-    let mut row = 0;
-    let mut rest = blocks;
-    while !rest.is_empty() {
-        let left = rest.len() / packed.blocks;
-        let count = if left >= TILE { TILE } else { left.min(2) };
-        let (now, later) = rest.split_at(count * packed.blocks);
-        let parts = |i: usize| &now[i * packed.blocks..][..packed.blocks];
-        match count {
-            TILE => {
-                tile(
-                    processor,
-                    (first, second),
-                    std::array::from_fn::<_, TILE, _>(parts),
-                    row,
-                    &put,
-                );
-            }
-            2 => tile(processor, (first, second), [parts(0), parts(1)], row, &put),
-            _ => tile(processor, (first, second), [parts(0)], row, &put),
-        }
-        (rest, row) = (later, row + count);
-    }
-}
-
-fn tile<const M: usize>(
-    processor: Processor,
-    (first, second): (Group<'_>, Option<Group<'_>>),
-    rows: [&[Block]; M],
-    row: usize,
-    put: &impl Fn(usize, [f32; ROWS]),
-) {
-    let mut outputs = processor.multiply(first, rows);
-    if let Some(second) = second {
-        let ups = processor.multiply(second, rows);
-        outputs.iter_mut().zip(ups).for_each(|(gate, up)| processor.gate(gate, &up));
-    }
-    outputs.into_iter().enumerate().for_each(|(i, values)| put(row + i, values));
-}
-
-/// An output that several threads write at once.
-struct Output {
-    start: *mut f32,
-    len: usize,
-}
-
-// SAFETY: it is written only through `write`, whose callers keep to different places.
-unsafe impl Sync for Output {}
-// SAFETY: as for `Sync`.
-unsafe impl Send for Output {}
-
-impl Output {
-    fn of(values: &mut [f32]) -> Self {
-        Self { start: values.as_mut_ptr(), len: values.len() }
-    }
-
-    /// Writes `values` from `at` on.
-    ///
-    /// # Safety
-    /// Nobody writes the same places at the same time, and the slice still lives.
-    unsafe fn write(&self, at: usize, values: [f32; ROWS]) {
-        assert!(at + ROWS <= self.len, "a group outside of its output");
-        // SAFETY: it is within the slice, and the caller's alone.
-        unsafe { self.start.add(at).cast::<[f32; ROWS]>().write_unaligned(values) }
-    }
-}
-
-struct Lookup {
-    matrices: Arc<[Arc<Packed>]>,
-}
+struct Lookup(Table);
 
 impl Operator for Lookup {
     type Kernel<'attr> = BoxedKernel<'attr>;
@@ -245,20 +322,18 @@ impl Operator for Lookup {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
+        [FLOATS_OUT]
     }
 
     fn create_kernel<'attr>(
         &self,
         context: &KernelContext<'attr>,
     ) -> Result<Self::Kernel<'attr>, Error> {
-        let packed = chosen(&self.matrices, context)?;
+        let packed = self.0.matrix(context, MATRIX)?;
         Ok(Box::new(move |context: &ComputeContext| {
-            let missing = || Error::new("a lookup without an input or output");
             let numbers = context.input(0)?.ok_or_else(missing)?;
             let (shape, numbers) = numbers.try_extract_tensor::<i64>()?;
-            let mut shape = shape.to_vec();
-            shape.push(packed.inputs() as i64);
+            let shape: Vec<i64> = shape.iter().copied().chain([packed.inputs() as i64]).collect();
             let mut output = context.output(0, shape)?.ok_or_else(missing)?;
             let (_, output) = output.try_extract_tensor_mut::<f32>()?;
             let outside = || Error::new("a token outside of the vocabulary");

@@ -4,7 +4,7 @@
 //! who holds one may call what needs the instructions.
 
 #[cfg(not(target_arch = "x86_64"))]
-use super::{Group, ROWS, activation::Block};
+use super::{Group, ROWS, activation::Block, rows::Norm};
 
 /// A processor with the instructions that the product is written in.
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +35,16 @@ impl Processor {
     }
 
     pub(super) fn round(self, _values: &[f32], _blocks: &mut [Block]) {
+        match self {}
+    }
+
+    pub(super) fn norm(
+        self,
+        _rows: (&[f32], &[f32]),
+        _by: &Norm,
+        _sum: &mut [f32],
+        _to: &mut [Block],
+    ) {
         match self {}
     }
 

@@ -1,7 +1,7 @@
 //! Every type packed and multiplied, against its own decoded numbers in f64.
 
 use super::{
-    BLOCK, Finish, Packed, Part, Processor, ROWS, Width, activation::Block, operator, pack,
+    BLOCK, Packed, Part, Processor, ROWS, Width, activation::Block, operator, pack, rows::Norm,
 };
 use crate::gguf::{decode::decode, tensor::TensorType};
 
@@ -68,7 +68,7 @@ fn rows(kind: TensorType) -> Vec<Vec<u8>> {
     (0..OUTPUTS as u64).map(|seed| row(kind, 7 + seed)).collect()
 }
 
-fn packed(kind: TensorType, finish: Finish) -> Packed {
+fn packed(kind: TensorType) -> Packed {
     let (rows, width, blocks) = (rows(kind), Width::of(kind), INPUTS / BLOCK);
     let part = |first: usize, count: usize| {
         let mut bytes = vec![0; count / ROWS * blocks * width.block_bytes()];
@@ -76,7 +76,7 @@ fn packed(kind: TensorType, finish: Finish) -> Packed {
         Part { width, bytes }
     };
     // Two parts, so that groups are counted across them.
-    Packed { parts: vec![part(0, 8), part(8, OUTPUTS - 8)], blocks, finish }
+    Packed { parts: vec![part(0, 8), part(8, OUTPUTS - 8)], blocks }
 }
 
 fn activations(count: usize) -> Vec<f32> {
@@ -89,12 +89,18 @@ fn multiplied(packed: &Packed, inputs: &[f32]) -> Vec<f32> {
     let processor = Processor::detect().expect("these tests are for processors with AVX2");
     let mut blocks = vec![Block::default(); inputs.len() / BLOCK];
     processor.round(inputs, &mut blocks);
-    let outputs = packed.groups_out() * ROWS;
+    let outputs = packed.outputs();
     let out = std::cell::RefCell::new(vec![0.0; inputs.len() / INPUTS * outputs]);
-    for group in 0..packed.groups_out() {
-        operator::multiply(processor, packed, group, &blocks, |row, values| {
-            out.borrow_mut()[row * outputs + group * ROWS..][..ROWS].copy_from_slice(&values);
-        });
+    for group in 0..packed.groups() {
+        operator::multiply(
+            processor,
+            [packed.group(group)],
+            packed.blocks,
+            &blocks,
+            |row, [values]| {
+                out.borrow_mut()[row * outputs + group * ROWS..][..ROWS].copy_from_slice(&values);
+            },
+        );
     }
     out.into_inner()
 }
@@ -137,8 +143,7 @@ fn error(found: &[f32], expected: &[f64]) -> f64 {
 fn every_type_multiplies_as_its_decoded_numbers_do() {
     let inputs = activations(3);
     for kind in TYPES {
-        let error =
-            error(&multiplied(&packed(kind, Finish::Plain), &inputs), &expected(kind, &inputs));
+        let error = error(&multiplied(&packed(kind), &inputs), &expected(kind, &inputs));
         let keeps_numbers = matches!(
             kind,
             TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q5_0 | TensorType::Q8_0
@@ -158,37 +163,51 @@ fn every_type_multiplies_as_its_decoded_numbers_do() {
 fn a_row_gives_the_same_bits_alone_and_among_others() {
     let inputs = activations(7);
     for kind in [TensorType::Q4_1, TensorType::Q8_0] {
-        for finish in [Finish::Plain, Finish::Gated] {
-            let packed = packed(kind, finish);
-            let alone: Vec<f32> =
-                inputs.chunks(INPUTS).flat_map(|row| multiplied(&packed, row)).collect();
-            for count in 1..=7 {
-                let together = multiplied(&packed, &inputs[..count * INPUTS]);
-                assert_eq!(together, alone[..together.len()], "{kind:?} {finish:?} {count}");
-            }
+        let packed = packed(kind);
+        let alone: Vec<f32> =
+            inputs.chunks(INPUTS).flat_map(|row| multiplied(&packed, row)).collect();
+        for count in 1..=7 {
+            let together = multiplied(&packed, &inputs[..count * INPUTS]);
+            assert_eq!(together, alone[..together.len()], "{kind:?} {count}");
         }
     }
 }
 
 #[test]
-fn the_first_half_is_the_gate_of_the_second() {
-    let inputs = activations(2);
-    let mut gated = packed(TensorType::Q4_1, Finish::Gated);
-    // An even number of groups.
-    gated.parts.remove(0);
-    let all = expected(TensorType::Q4_1, &inputs);
-    let expected: Vec<f64> = all
-        .chunks(OUTPUTS)
-        .flat_map(|row| (8..16).map(|i| row[i] / (1.0 + (-row[i]).exp()) * row[8 + i]))
+fn a_norm_is_the_sum_divided_by_its_size_times_the_gain() {
+    let processor = Processor::detect().expect("these tests are for processors with AVX2");
+    let (left, right) = (activations(1), row(TensorType::F32, 9));
+    let mut addend = vec![0.0; INPUTS];
+    decode(TensorType::F32, &right, &mut addend);
+    let gain: Vec<f32> = (0..INPUTS).map(|i| 0.5 + i as f32 / 512.0).collect();
+    let norm = Norm { gain, epsilon: 1e-5 };
+    let (mut sum, mut blocks) = (vec![0.0; INPUTS], vec![Block::default(); INPUTS / BLOCK]);
+    processor.norm((&left, &addend), &norm, &mut sum, &mut blocks);
+
+    let wide: Vec<f64> =
+        left.iter().zip(&addend).map(|(a, b)| f64::from(*a) + f64::from(*b)).collect();
+    let mean = wide.iter().map(|x| x * x).sum::<f64>() / INPUTS as f64;
+    let size = (mean + 1e-5).sqrt();
+    let expected: Vec<f64> =
+        wide.iter().zip(&norm.gain).map(|(x, gain)| x / size * f64::from(*gain)).collect();
+    let found: Vec<f32> = blocks
+        .iter()
+        .flat_map(|block| {
+            let bytes = block.words.map(i32::to_le_bytes);
+            let numbers = bytes.as_flattened().to_vec();
+            numbers.into_iter().map(|q| block.scale * f32::from(q.cast_signed()))
+        })
         .collect();
-    let error = error(&multiplied(&gated, &inputs), &expected);
-    assert!(error < 1e-5, "{error}");
+    assert!(error(&sum, &wide) < 1e-7);
+    // What rounding to int8 by blocks costs.
+    let error = error(&found, &expected);
+    assert!(error < 0.005, "{error}");
 }
 
 #[test]
 fn a_row_that_is_looked_up_is_the_row_decoded() {
     for kind in TYPES {
-        let packed = packed(kind, Finish::Plain);
+        let packed = packed(kind);
         for (number, bytes) in rows(kind).iter().enumerate() {
             let (mut found, mut decoded) = (vec![0.0; INPUTS], vec![0.0; INPUTS]);
             packed.look_up(number, &mut found);
@@ -217,7 +236,7 @@ fn the_largest_numbers_do_not_run_over() {
         }
         let mut part = Part { width, bytes: vec![0; blocks * width.block_bytes()] };
         pack::fill(|_| (kind, &bytes[..]), width, blocks, &mut part.bytes);
-        let packed = Packed { parts: vec![part], blocks, finish: Finish::Plain };
+        let packed = Packed { parts: vec![part], blocks };
         let weight =
             if kind == TensorType::Q4_1 { 15.0 } else { f32::from(quotients.cast_signed()) };
         let inputs = vec![-2.0; INPUTS];
