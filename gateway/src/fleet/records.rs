@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::{ExecutionProvider, LoadSpec};
+use hearth_shared::protocol::{ExecutionProvider, GraphChoice, LoadSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -18,11 +18,13 @@ use super::scheduler::Need;
 use crate::catalog::Model;
 
 /// What a worker takes beside its weights: itself, ONNX Runtime, a tokenizer, some cache. With
-/// SmolLM2-135M a worker was seen to take at most 495 MiB (`default`, `memory`) and 559 MiB (`exact`)
+/// SmolLM2-135M a worker was seen to take at most 146 MiB (`default`, `memory`) and 559 MiB (`exact`)
 /// while it loaded the GGUF file of 93.8 MiB, and 192 MiB with the 4-bit folder of 85 MiB.
 const BESIDE_WEIGHTS: u64 = 192 << 20;
-/// A GGUF file's weights are held in this many eighths of a byte each, whatever the file has.
+/// A GGUF file's weights are held in this many eighths of a byte each, whatever the file has...
 const GGUF_BITS: u64 = 9;
+/// ...but where the worker packs them: few of those of a file of at most 4 bits have more there.
+const PACKED_BITS: u64 = 6;
 /// A need that grew by less than this part is not worth writing down.
 const WORTH_NOTING: u64 = 32;
 
@@ -163,16 +165,18 @@ fn key(fingerprint: &str) -> String {
 /// What a model that was never loaded is likely to take, by its files: while it loads, which is when
 /// it takes most.
 pub(super) fn reckon(model: &Model, spec: &LoadSpec) -> Need {
-    let weights = match model.facts.format {
-        "gguf" => {
-            let bits = bits(&model.facts.quantization_level);
-            // Half a bit for the scales that stand beside the weights in the file.
-            model.size_bytes.saturating_mul(2 * GGUF_BITS) / (2 * bits + 1)
-        }
-        _ => model.size_bytes,
+    let is_gguf = model.facts.format == "gguf";
+    let is_packed = is_gguf && spec.graph != GraphChoice::Exact && can_pack();
+    let weights = if is_gguf {
+        let bits = bits(&model.facts.quantization_level);
+        let held = if is_packed && bits <= 4 { PACKED_BITS } else { GGUF_BITS };
+        // Half a bit for the scales that stand beside the weights in the file.
+        model.size_bytes.saturating_mul(2 * held) / (2 * bits + 1)
+    } else {
+        model.size_bytes
     };
-    // Those of a GGUF file are made, and then copied by ONNX Runtime.
-    let copies = if model.facts.format == "gguf" { 2 } else { 1 };
+    // Those of a GGUF file that are not packed are made, and then copied by ONNX Runtime.
+    let copies = if is_gguf && !is_packed { 2 } else { 1 };
     match spec.execution_provider {
         ExecutionProvider::Cuda | ExecutionProvider::DirectMl => {
             Need { memory: BESIDE_WEIGHTS, device: weights }
@@ -182,6 +186,16 @@ pub(super) fn reckon(model: &Model, spec: &LoadSpec) -> Need {
             Need { memory, device: 0 }
         }
     }
+}
+
+/// Whether a worker on this machine's CPU packs a GGUF file's weights, as the worker decides it.
+fn can_pack() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// `Q4_K_M` is 4, `BF16` 16; what says nothing is taken for the smallest, which asks for most.

@@ -159,7 +159,7 @@ impl<'a> Builder<'a> {
         let bias = self.attention_bias(&names, sizes)?;
         let packed = format!("layer.{index}.attn.qkv");
         let prefix = format!("layer.{index}.attn");
-        let residual = self.normed_product(stream, (&prefix, norm), matrix, bias, &packed)?;
+        let residual = self.normed_product(stream, (&prefix, norm), (matrix, bias), &packed)?;
         let heads_of = self.heads(index, packed)?;
         let past = |part: &str| format!("past_key_values.{index}.{part}");
         let present = |part: &str| format!("present.{index}.{part}");

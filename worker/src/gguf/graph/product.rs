@@ -115,8 +115,7 @@ impl<'a> Builder<'a> {
         &mut self,
         stream: Stream,
         (prefix, weight): (&str, &str),
-        mut matrix: Matrix<'a>,
-        bias: Option<Vec<f32>>,
+        (mut matrix, bias): (Matrix<'a>, Option<Vec<f32>>),
         output: &str,
     ) -> Result<String, GgufError> {
         let Some(addend) = stream.addend.as_ref().filter(|_| self.packs(&matrix)) else {
