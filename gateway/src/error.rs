@@ -168,6 +168,7 @@ fn describe_store(error: &StoreError) -> String {
         StoreError::Taken(_)
         | StoreError::TooDeep(_)
         | StoreError::NotAnEntry(_)
+        | StoreError::Gone(_)
         | StoreError::Outside(_)
         | StoreError::NoModel => error.to_string(),
     }

@@ -44,6 +44,9 @@ pub enum StoreError {
         "'{0}' is no entry of its own in the models directory; delete the model that it is part of"
     )]
     NotAnEntry(ModelName),
+    /// It went away while it was being removed: somebody else did that.
+    #[error("there is no model '{0}' any more")]
+    Gone(ModelName),
     /// The entry lies behind a link out of the models directory.
     #[error("'{0}' lies outside of the models directory; remove it there")]
     Outside(ModelName),
@@ -231,18 +234,22 @@ impl Store {
         let Some(place) = self.find(name)? else {
             return Err(StoreError::NotAnEntry(name.clone()));
         };
+        let gone = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Gone(name.clone()),
+            _ => StoreError::Io(error),
+        };
         let owner = place.parent().unwrap_or(&self.root);
-        if !owner.canonicalize()?.starts_with(self.root.canonicalize()?) {
+        if !owner.canonicalize().map_err(gone)?.starts_with(self.root.canonicalize()?) {
             return Err(StoreError::Outside(name.clone()));
         }
-        let found = fs::symlink_metadata(&place)?;
+        let found = fs::symlink_metadata(&place).map_err(gone)?;
         if found.is_dir() {
             // Out of the catalogue in one step, then in peace.
-            let gone = self.partial()?.join(http::new_id("removed-"));
-            fs::rename(&place, &gone)?;
-            fs::remove_dir_all(&gone)?;
+            let removed = self.partial()?.join(http::new_id("removed-"));
+            fs::rename(&place, &removed).map_err(gone)?;
+            fs::remove_dir_all(&removed)?;
         } else {
-            fs::remove_file(&place)?;
+            fs::remove_file(&place).map_err(gone)?;
         }
         if owner != self.root {
             // An owner without models is of no use; one with others stays.

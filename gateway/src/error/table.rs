@@ -114,6 +114,9 @@ impl ApiError {
 fn of_store_error(error: &StoreError) -> Row<'static> {
     match error {
         StoreError::Taken(_) => Row::invalid(StatusCode::CONFLICT, "model_exists").about("model"),
+        StoreError::Gone(_) => {
+            Row::invalid(StatusCode::NOT_FOUND, "model_not_found").about("model")
+        }
         StoreError::TooDeep(_)
         | StoreError::NotAnEntry(_)
         | StoreError::Outside(_)

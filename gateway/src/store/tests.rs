@@ -83,6 +83,28 @@ fn removing_what_is_not_there_removes_nothing() {
 
 #[cfg(unix)]
 #[test]
+fn of_two_who_remove_a_model_one_does_and_the_other_is_told_that_it_is_gone() {
+    for round in 0..100 {
+        let (root, store) = with_models();
+        let both = if round % 2 == 0 { name("file") } else { name("owner/folder") };
+        let start = std::sync::Barrier::new(2);
+        let remove = || {
+            start.wait();
+            store.remove(&both)
+        };
+        let results = std::thread::scope(|scope| {
+            let other = scope.spawn(remove);
+            [remove(), other.join().unwrap()]
+        });
+        let (done, told): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!(done.len(), 1, "{told:?}");
+        let is_gone = matches!(told[0], Err(StoreError::Gone(_) | StoreError::NotAnEntry(_)));
+        assert!(is_gone, "{told:?}");
+        drop(root);
+    }
+}
+
+#[test]
 fn a_link_is_removed_and_what_it_points_to_stays() {
     let (root, store) = with_models();
     let elsewhere = tempfile::tempdir().unwrap();
