@@ -99,3 +99,15 @@ fn refusals_name_what_is_wrong() {
 fn version_2_reads_as_version_3_does() {
     assert!(use_whole(changed(4, &2_u32.to_le_bytes())).is_ok());
 }
+
+/// What the fuzzer's corpus has under this name.
+fn seed(name: &str) -> Vec<u8> {
+    let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/gguf");
+    std::fs::read(corpus.join(name)).unwrap()
+}
+
+#[test]
+fn a_merge_that_makes_no_token_is_refused_however_long_it_is() {
+    let message = refusal(seed("merge-longer-than-any-token"));
+    assert_eq!(message, "vocabulary: merge `</s> <s>` makes no token");
+}

@@ -69,8 +69,9 @@ pub(super) fn build(file: &GgufFile, tokens: &Tokens<'_>) -> Result<Tokenizer, G
     let scheme = scheme(name)
         .ok_or_else(|| GgufError::Tokenizer { name: format!("gpt2 / {}", shown(name)) })?;
     let merges = ask.string_array(MERGES)?.ok_or_else(|| missing(MERGES))?;
-    let merges = merges.into_iter().map(pair).collect::<Result<Vec<_>, GgufError>>()?;
     let vocab: Vocab = tokens.with_ids().map(|(id, text)| (text.to_owned(), id)).collect();
+    let merges = merges.into_iter().map(|merge| pair(merge, &vocab));
+    let merges = merges.collect::<Result<Vec<_>, GgufError>>()?;
     let builder = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(scheme.whole_words);
     let mut tokenizer = Tokenizer::new(bpe(builder)?);
     if scheme.composes {
@@ -82,14 +83,21 @@ pub(super) fn build(file: &GgufFile, tokens: &Tokens<'_>) -> Result<Tokenizer, G
     Ok(tokenizer)
 }
 
-fn pair(merge: &str) -> Result<(String, String), GgufError> {
+fn pair(merge: &str, vocab: &Vocab) -> Result<(String, String), GgufError> {
+    let wrong = |what| {
+        let problem = format!("merge `{}` {what}", shown(merge));
+        Err(GgufError::Vocabulary { problem })
+    };
     // A piece may begin with a space of its own only in vocabularies that are not byte-level.
-    match merge.split_once(' ') {
-        Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
-        None => {
-            Err(GgufError::Vocabulary { problem: format!("merge `{}` is no pair", shown(merge)) })
-        }
+    let Some((left, right)) = merge.split_once(' ') else {
+        return wrong("is no pair");
+    };
+    // `tokenizers` writes the merged text to a buffer as long as the longest token, and panics where
+    // two tokens together are longer.
+    if !vocab.contains_key(&[left, right].concat()) {
+        return wrong("makes no token");
     }
+    Ok((left.to_owned(), right.to_owned()))
 }
 
 fn cut(cut: Cut) -> Result<PreTokenizerWrapper, GgufError> {
