@@ -1,7 +1,11 @@
 //! Workers that crash, hang, lie or can't load, and what a client sees of it.
 
+use futures_util::future::join_all;
 use hearth_tests::gateway::Gateway;
+use hearth_tests::patiently;
 use hyper::StatusCode;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::home;
@@ -73,8 +77,7 @@ async fn a_crash_of_an_idle_worker_is_noticed_at_once() {
     let gateway = home().start_fake(&[], &[]).await;
     succeeds(&gateway).await;
     let worker = gateway.stage.next_worker().await;
-    let pid = nix::unistd::Pid::from_raw(worker.pid.cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(worker.pid.cast_signed()), Signal::SIGKILL).unwrap();
     gateway.is_empty().await;
     let answer = gateway.get("/api/ps").await.json().await;
     let error = answer["failed"][0]["last_error"].as_str().unwrap();
@@ -88,7 +91,7 @@ async fn what_a_worker_says_is_in_the_gateways_log_escaped_and_a_flood_of_it_is_
     let script = format!("printf 'a line\\033[31m of its own\\n' >&2; {flood}");
     let gateway = home().before_workers(&script).start_fake(&[], &[]).await;
     succeeds(&gateway).await;
-    gateway.signal(nix::sys::signal::Signal::SIGTERM);
+    gateway.signal(Signal::SIGTERM);
     let (_status, log) = gateway.ended().await;
     assert!(log.contains("a line\\u{1b}[31m of its own worker=\"m#1\""), "{log}");
     let floods = log.matches("flood").count();
@@ -110,6 +113,31 @@ async fn a_crash_while_loading_fails_everybody_who_waited() {
 }
 
 #[tokio::test]
+async fn everybody_who_waits_for_a_load_that_crashes_is_told_and_the_exit_is_there_to_be_seen() {
+    let flags = ["--at", "handshake=hold", "--at", "load=crash"];
+    let gateway = once(&flags, &[]).await;
+    let asking = join_all((0..20).map(|_| async {
+        let answer = gateway.chat("m", json!({})).await;
+        (answer.status, answer.json().await["error"]["code"].clone())
+    }));
+    let loading = async {
+        let mut worker = gateway.stage.next_worker().await;
+        worker.heard("at handshake").await;
+        let all_wait = async { while gateway.ps().await[0]["queued"] != 20 {} };
+        patiently("all of them to wait", all_wait).await;
+        worker.go().await;
+        worker.gone().await;
+    };
+    let (answers, ()) = tokio::join!(asking, loading);
+    let told = (StatusCode::BAD_GATEWAY, json!("model_load_failed"));
+    assert_eq!(answers, vec![told; 20]);
+    let failed = gateway.get("/api/ps").await.json().await["failed"][0].clone();
+    let why = "the worker ended while it loaded the model (exit code 101)";
+    assert_eq!((&failed["name"], &failed["last_error"]), (&json!("m:latest"), &json!(why)));
+    assert_eq!(gateway.spawns("m", "request").await, Some(1.0));
+}
+
+#[tokio::test]
 async fn a_load_error_that_repeats_is_tried_once_until_the_files_change() {
     let gateway = once(&["--at", "load=fail-for-good"], &[]).await;
     for _ in 0..2 {
@@ -123,7 +151,7 @@ async fn a_load_error_that_repeats_is_tried_once_until_the_files_change() {
     }
     assert_eq!(gateway.spawns("m", "request").await, Some(1.0));
     std::fs::write(gateway.home().join("models/m/repaired"), "").unwrap();
-    hearth_tests::patiently("the change to be seen", async {
+    patiently("the change to be seen", async {
         while gateway.chat("m", json!({})).await.status != StatusCode::OK {}
     })
     .await;
@@ -155,7 +183,7 @@ async fn a_request_that_meets_a_worker_without_a_link_is_served_by_the_next_one(
     let mut worker = gateway.stage.next_worker().await;
     worker.heard("at token:1").await;
     let ending = async {
-        hearth_tests::patiently("the second request to have its lease", async {
+        patiently("the second request to have its lease", async {
             while gateway.ps().await[0]["in_flight"] != 2 {}
         })
         .await;
@@ -200,6 +228,26 @@ async fn a_worker_that_hangs_is_killed_and_its_request_made_good() {
     succeeds(&gateway).await;
     gateway.stage.next_worker().await.gone().await;
     assert_eq!(exits(&gateway, "hung").await, Some(1.0));
+}
+
+/// It answers nobody, not even the system's polite signals; its socket is open all the same.
+#[tokio::test]
+async fn a_worker_that_the_system_has_stopped_is_killed_and_its_stream_told() {
+    let variables = [("HEARTH_HANG_TIMEOUT", "500ms")];
+    let gateway = once(&["--at", "token:1=hold"], &variables).await;
+    let mut stream = gateway.chat("m", json!({"stream": true})).await;
+    assert_eq!(stream.delta().await, "t0 ");
+    let worker = gateway.stage.next_worker().await;
+    kill(Pid::from_raw(worker.pid.cast_signed()), Signal::SIGSTOP).unwrap();
+    let events = stream.events().await;
+    let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!(last["error"]["code"], "worker_exited");
+    worker.gone().await;
+    gateway.is_empty().await;
+    let failed = gateway.get("/api/ps").await.json().await["failed"][0].clone();
+    assert_eq!(failed["last_error"], "the worker made no progress for 500ms and was killed");
+    assert_eq!(exits(&gateway, "hung").await, Some(1.0));
+    succeeds(&gateway).await;
 }
 
 #[tokio::test]

@@ -14,11 +14,20 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::home;
+use crate::{home, skip};
 
-/// What a test says that needs more rights than it has.
+/// What a test says that lacks a right. Only root has these everywhere, so that where nothing may be
+/// skipped, that is for root alone.
+fn lacks(right: &str) {
+    if nix::unistd::geteuid().is_root() {
+        skip(right);
+    } else {
+        without(&format!("{right}; root has it"));
+    }
+}
+
 #[expect(clippy::print_stderr, reason = "who runs the tests has to see it")]
-fn without_rights(what: &str) {
+fn without(what: &str) {
     eprintln!("SKIPPED: {what}");
 }
 
@@ -26,9 +35,10 @@ fn without_rights(what: &str) {
 struct SmallGroup(PathBuf);
 
 impl SmallGroup {
-    /// `None` where nobody lets us make one.
-    fn new(bytes: u64) -> Option<Self> {
-        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    /// # Errors
+    /// Which right is missing, where nobody lets us make one.
+    fn new(bytes: u64) -> Result<Self, String> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let ours = groups.lines().find_map(|line| {
             let mut parts = line.splitn(3, ':').skip(1);
             let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
@@ -40,12 +50,18 @@ impl SmallGroup {
                 _ => None,
             }
         });
-        let (parent, limit) = ours?;
+        let (parent, limit) = ours.ok_or("the system has no control groups for memory")?;
         let name = format!("hearth-test-{}-{bytes}", std::process::id());
         let group = Self(parent.join(name));
-        std::fs::create_dir(&group.0).ok()?;
-        std::fs::write(group.0.join(limit), bytes.to_string()).ok()?;
-        Some(group)
+        let lacks = |what: &str, file: &Path| {
+            let file = file.display().to_string();
+            let what = what.to_owned();
+            move |error: std::io::Error| format!("the right to {what} {file}: {error}")
+        };
+        std::fs::create_dir(&group.0).map_err(lacks("make the control group", &group.0))?;
+        let limit = group.0.join(limit);
+        std::fs::write(&limit, bytes.to_string()).map_err(lacks("limit memory by", &limit))?;
+        Ok(group)
     }
 
     /// What a shell does to be in it.
@@ -68,11 +84,13 @@ impl Drop for SmallGroup {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where nobody lets us mount.
-    fn at(path: &Path, size: &str) -> Option<Self> {
+    /// # Errors
+    /// Which right is missing, where nobody lets us mount.
+    fn at(path: &Path, size: &str) -> Result<Self, String> {
         let options = format!("size={size}");
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).ok()?;
-        Some(Self(path.to_owned()))
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .map_err(|error| format!("the right to mount a tmpfs (CAP_SYS_ADMIN): {error}"))?;
+        Ok(Self(path.to_owned()))
     }
 
     fn filler(&self) -> PathBuf {
@@ -139,8 +157,9 @@ fn home_with_two(before_workers: &str) -> (Home, String) {
 
 #[tokio::test]
 async fn a_worker_that_the_system_kills_for_want_of_memory_is_told_as_such_and_hurts_nobody_else() {
-    let Some(group) = SmallGroup::new(64 << 20) else {
-        return without_rights("no control group can be made here");
+    let group = match SmallGroup::new(64 << 20) {
+        Ok(group) => group,
+        Err(right) => return lacks(&right),
     };
     let (home, marker) = home_with_two(&group.joining());
     let flags = ["--at", "token:0=balloon", "--once", &marker];
@@ -178,8 +197,9 @@ async fn a_load_that_dies_for_want_of_memory_has_the_idle_leave_and_is_tried_onc
 #[tokio::test]
 async fn a_full_disk_stops_only_what_has_to_be_written_and_is_told_once() {
     let home = Home::new(hearth_tests::programs!());
-    let Some(disk) = SmallDisk::at(home.path(), "1m") else {
-        return without_rights("nothing can be mounted here");
+    let disk = match SmallDisk::at(home.path(), "1m") {
+        Ok(disk) => disk,
+        Err(right) => return lacks(&right),
     };
     let mut repo = Repo { task: Some("text-generation"), ..Repo::default() };
     repo.files.insert("Tiny-Q4_1.gguf".to_owned(), vec![7; 300_000]);
@@ -246,7 +266,7 @@ async fn without_descriptors_for_a_worker_the_request_is_told_and_later_ones_are
     // One more: the connection of whoever asks.
     let second = free.nth(1).unwrap();
     if !limit_descriptors(&gateway, second).await {
-        return without_rights("prlimit is not installed");
+        return skip("prlimit is not installed: Debian's package util-linux has it");
     }
     let answer = gateway.chat("m", json!({})).await;
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
@@ -259,4 +279,40 @@ async fn without_descriptors_for_a_worker_the_request_is_told_and_later_ones_are
     })
     .await;
     assert_eq!(exits(&gateway, "m", "spawn_failed").await, Some(1.0));
+}
+
+/// How many descriptors a process has open.
+fn descriptors(gateway: &Gateway) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id().unwrap())).unwrap().count()
+}
+
+#[tokio::test]
+async fn clients_that_take_every_descriptor_hold_up_others_only_until_they_leave() {
+    let gateway = home().start_fake(&[], &[]).await;
+    assert_eq!(gateway.chat("m", json!({})).await.status, StatusCode::OK);
+    let limit = descriptors(&gateway) + 4;
+    if !limit_descriptors(&gateway, limit).await {
+        return skip("prlimit is not installed: Debian's package util-linux has it");
+    }
+    // The system takes up the others, too: they wait to be accepted.
+    let mut crowd = Vec::new();
+    for _ in 0..16 {
+        crowd.push(tokio::net::TcpStream::connect(gateway.address).await.unwrap());
+    }
+    patiently("them to take every descriptor", async {
+        while descriptors(&gateway) < limit {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(crowd);
+    assert_eq!(gateway.get("/healthz").await.status, StatusCode::OK);
+    assert_eq!(gateway.chat("m", json!({})).await.status, StatusCode::OK, "its worker is there");
+    assert_eq!(gateway.spawns("m", "request").await, Some(1.0));
+    gateway.signal(Signal::SIGTERM);
+    let (status, log) = gateway.ended().await;
+    assert_eq!(status.code(), Some(0));
+    // It rests a quarter of a second each time, instead of asking the system again and again.
+    let rests = log.matches("can't accept a connection; resting").count();
+    assert!((1..100).contains(&rests), "{rests} rests: {log}");
 }

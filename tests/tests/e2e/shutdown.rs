@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use hyper::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::home;
@@ -214,6 +214,24 @@ async fn a_gateway_killed_at_any_moment_leaves_nobody_a_second_later() {
             drop(again);
         }
     }
+}
+
+#[tokio::test]
+async fn the_port_and_the_home_of_a_gateway_that_was_killed_are_the_next_ones_at_once() {
+    let mut gateway = home().start_fake(&["--at", "token:1=hold"], &[]).await;
+    // A connection in the middle of an answer is what makes a port hard to have again.
+    let mut stream = gateway.chat("m", json!({"stream": true})).await;
+    stream.delta().await;
+    gateway.signal(Signal::SIGKILL);
+    gateway.child.wait().await.unwrap();
+    let mut next = gateway.command(&["serve"]);
+    let mut next = next.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = tokio::io::BufReader::new(next.stdout.take().unwrap()).lines();
+    let line = hearth_tests::patiently("the next one to listen", said.next_line()).await;
+    let line = line.unwrap().expect("it listens");
+    assert!(line.ends_with(&format!("http://{}", gateway.address)), "{line}");
+    assert_eq!(gateway.get("/healthz").await.status, StatusCode::OK);
+    next.kill().await.unwrap();
 }
 
 fn sockets_in(run: &std::path::Path) -> usize {
