@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
-/// How many decode steps a chunk may take while others run. Less hardly helps them: with SmolLM2 a
-/// run of ten tokens takes as long as one of sixteen, so 1.1 left their gaps as they were and let the
-/// prompt wait half as long again.
+/// How many decode steps a chunk may take while others run. Less hardly helped them with ONNX
+/// Runtime's integer products, where a run of ten tokens takes as long as one of sixteen: 1.1 left
+/// their gaps as they were and let the prompt wait half as long again. With packed weights, where
+/// time grows with every token, nothing but this was tried.
 const ALLOWANCE: f64 = 1.4;
 /// Less than this at a time would read a prompt hardly faster than decoding it would.
 const CHUNK_LEAST: usize = 8;

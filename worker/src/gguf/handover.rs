@@ -2,7 +2,8 @@
 //!
 //! The worker calls [`BuiltGraph::commit`] once. Each weight is a file in memory under its own name,
 //! which ONNX Runtime copies from while it builds the session; the originals are gone when `commit`
-//! returns. What a kernel packs in another order ONNX Runtime frees itself.
+//! returns. What a kernel packs in another order ONNX Runtime frees itself. Matrices for our own
+//! operators are made beside them and stay with the session; ONNX Runtime never sees those.
 
 use std::{iter::repeat_n, num::NonZeroUsize, sync::Arc, sync::Mutex, thread};
 
