@@ -7,6 +7,7 @@
 //! `gguf.rs` the head of a file. `offer.rs` says what a name stands for, of which there are more than
 //! models: a recipe makes another one of it, and the configuration may give it further names.
 
+mod cache;
 mod genai;
 mod gguf;
 mod huggingface;
@@ -62,6 +63,9 @@ pub struct Facts {
     pub parameter_size: String,
     /// How the weights are stored, in Ollama's words: `Q4_K_M`, `F16`.
     pub quantization_level: String,
+    /// How many numbers a token takes in its cache of keys and values; 0 if there is none, or
+    /// nobody says.
+    pub cache_per_token: u64,
 }
 
 /// The models directory and what is known of it.

@@ -161,6 +161,7 @@ impl Fleet {
             gone: HashMap::new(),
             answers: Vec::new(),
             metrics: FleetMetrics,
+            beyond_budget: false,
             draining: false,
         };
         Ok((Self { commands, snapshot, transitions, tickets: Arc::default() }, task))

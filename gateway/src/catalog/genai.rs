@@ -8,6 +8,7 @@ use hearth_shared::protocol::ModelKind;
 use serde::Deserialize;
 
 use super::Facts;
+use super::cache::CacheShape;
 
 const CONFIG: &str = "genai_config.json";
 /// A larger one is none.
@@ -33,6 +34,8 @@ struct Config {
 struct ConfigModel {
     #[serde(rename = "type")]
     family: String,
+    #[serde(default)]
+    decoder: serde_json::Value,
 }
 
 /// Whether a folder is of this layout.
@@ -40,7 +43,7 @@ pub(super) fn is_model(folder: &Path) -> bool {
     folder.join(CONFIG).is_file()
 }
 
-/// Reads the family; the layout tells neither sizes nor types.
+/// Reads the family and the cache's shape; the layout tells no types.
 pub(super) fn facts(folder: &Path) -> Result<Facts, ConfigError> {
     let path = folder.join(CONFIG);
     let bytes = fs::metadata(&path)?.len();
@@ -54,5 +57,6 @@ pub(super) fn facts(folder: &Path) -> Result<Facts, ConfigError> {
         family: config.model.family,
         parameter_size: String::new(),
         quantization_level: String::new(),
+        cache_per_token: CacheShape::of(&config.model.decoder).numbers_per_token(),
     })
 }

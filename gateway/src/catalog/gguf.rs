@@ -10,6 +10,7 @@ use std::path::Path;
 use hearth_shared::protocol::ModelKind;
 
 use super::Facts;
+use super::cache::CacheShape;
 
 /// How a file of this layout is called.
 pub(super) const SUFFIX: &str = ".gguf";
@@ -46,7 +47,9 @@ fn read(file: &mut impl Read) -> Result<Facts, HeadError> {
         family: String::new(),
         parameter_size: String::new(),
         quantization_level: String::new(),
+        cache_per_token: 0,
     };
+    let mut cache = CacheShape::default();
     if &bytes::<4>(file)? != b"GGUF" {
         return Err(HeadError::NotGguf);
     }
@@ -65,10 +68,25 @@ fn read(file: &mut impl Read) -> Result<Facts, HeadError> {
             ("general.file_type", Value::Number(number)) => {
                 facts.quantization_level = file_type(number).to_owned();
             }
-            (_, Value::Text(_) | Value::Number(_) | Value::Passed) => {}
+            (key, Value::Number(number)) => note(&mut cache, key, number.into()),
+            (_, Value::Text(_) | Value::Passed) => {}
         }
     }
+    facts.cache_per_token = cache.numbers_per_token();
     Ok(facts)
+}
+
+/// Heeds a size of the cache. The keys begin with the architecture's name.
+fn note(cache: &mut CacheShape, key: &str, number: u64) {
+    match key.split_once('.').map_or("", |(_architecture, size)| size) {
+        "block_count" => cache.layers = number,
+        "embedding_length" => cache.hidden = number,
+        "attention.head_count" => cache.heads = number,
+        "attention.head_count_kv" => cache.kv_heads = Some(number),
+        "attention.key_length" => cache.key = Some(number),
+        "attention.value_length" => cache.value = Some(number),
+        _ => {}
+    }
 }
 
 enum Value {
@@ -199,6 +217,28 @@ pub(super) mod tests {
             ),
             ("llama", "135M", "Q4_1")
         );
+    }
+
+    #[test]
+    fn the_head_tells_how_much_a_token_takes_in_the_cache() {
+        let mut file = file(&[("general.architecture", "llama")]);
+        let keys = [
+            ("llama.block_count", 30_u32),
+            ("llama.embedding_length", 576),
+            ("llama.attention.head_count", 9),
+            ("llama.attention.head_count_kv", 3),
+        ];
+        // Before all others, as after the vocabulary nothing is read.
+        let mut numbers = Vec::new();
+        for (key, number) in keys {
+            numbers.extend((key.len() as u64).to_le_bytes());
+            numbers.extend(key.as_bytes());
+            numbers.extend(4_u32.to_le_bytes());
+            numbers.extend(number.to_le_bytes());
+        }
+        drop(file.splice(24..24, numbers));
+        file[16] += 4;
+        assert_eq!(read(&mut &file[..]).unwrap().cache_per_token, 30 * 3 * 2 * 64);
     }
 
     #[test]

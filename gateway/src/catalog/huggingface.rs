@@ -11,6 +11,7 @@ use hearth_shared::protocol::ModelKind;
 use serde::Deserialize;
 
 use super::Facts;
+use super::cache::CacheShape;
 
 const CONFIG: &str = "config.json";
 /// A larger one is none.
@@ -57,13 +58,20 @@ pub(super) fn facts(folder: &Path) -> Result<Facts, ConfigError> {
     if bytes > CONFIG_BYTES_MAX {
         return Err(ConfigError::TooLarge(bytes));
     }
-    let config: Config = serde_json::from_slice(&fs::read(path)?)?;
+    let whole: serde_json::Value = serde_json::from_slice(&fs::read(path)?)?;
+    let config = Config::deserialize(&whole)?;
+    let kind = kind(folder, &config);
+    let cache_per_token = match kind {
+        ModelKind::Generate => CacheShape::of(&whole).numbers_per_token(),
+        ModelKind::Embed | ModelKind::Rerank => 0,
+    };
     Ok(Facts {
         format: "onnx",
-        kind: kind(folder, &config),
+        kind,
         family: config.model_type,
         parameter_size: String::new(),
         quantization_level: String::new(),
+        cache_per_token,
     })
 }
 

@@ -159,6 +159,7 @@ mod tests {
             family: String::new(),
             parameter_size: String::new(),
             quantization_level: String::new(),
+            cache_per_token: 0,
         };
         let model = Model {
             name: name(text),

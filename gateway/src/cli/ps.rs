@@ -35,7 +35,7 @@ pub(super) async fn ps(arguments: Arguments) -> Result<(), Failure> {
     let text = if arguments.json {
         format!("{answer:#}\n")
     } else {
-        table(&answer, &prefix, crate::wall::now())
+        shown(&answer, &prefix, crate::wall::now())
     };
     print(&text)
 }
@@ -54,7 +54,7 @@ async fn watch(prefix: &str) -> Result<(), Failure> {
     let mut changes = client.follow("/api/events").await?.into_body();
     let terminal = std::io::stdout().is_terminal();
     loop {
-        let table = table(&client.get("/api/ps").await?, prefix, crate::wall::now());
+        let table = shown(&client.get("/api/ps").await?, prefix, crate::wall::now());
         print(&if terminal { format!("{CLEAR}{table}") } else { format!("{table}\n") })?;
         loop {
             match tokio::time::timeout(REDRAW_EVERY, changes.frame()).await {
@@ -69,14 +69,39 @@ async fn watch(prefix: &str) -> Result<(), Failure> {
     }
 }
 
+/// The table, and below it who is not in it though somebody wants or wanted it.
+fn shown(answer: &Value, prefix: &str, now: jiff::Timestamp) -> String {
+    let mut out = table(answer, prefix, now);
+    let remarks: Vec<String> = of(answer, "waiting", prefix)
+        .map(|model| format!("{} waits for room", text(model, "name")))
+        .chain(of(answer, "failed", prefix).map(|model| failure(model, now)))
+        .collect();
+    if !remarks.is_empty() {
+        out.push('\n');
+        out.extend(remarks.into_iter().map(|remark| remark + "\n"));
+    }
+    out
+}
+
+/// Models of one of the answer's lists whose names begin with this.
+fn of<'a>(answer: &'a Value, list: &str, prefix: &'a str) -> impl Iterator<Item = &'a Value> {
+    let models = answer[list].as_array().map_or(&[][..], Vec::as_slice);
+    models.iter().filter(move |model| text(model, "name").starts_with(prefix))
+}
+
+fn failure(model: &Value, now: jiff::Timestamp) -> String {
+    let told = format!("{} failed: {}", text(model, "name"), text(model, "last_error"));
+    let retry = text(model, "retry_at").parse::<jiff::Timestamp>();
+    match retry.map(|at| Duration::try_from(at.duration_since(now))) {
+        Ok(Ok(left)) => format!("{told} (the next try: {})", from_now(left).to_lowercase()),
+        Ok(Err(_)) | Err(_) => told,
+    }
+}
+
 const COLUMNS: [&str; 6] = ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"];
 
 fn table(answer: &Value, prefix: &str, now: jiff::Timestamp) -> String {
-    let models = answer["models"].as_array().map_or(&[][..], Vec::as_slice);
-    let rows = models
-        .iter()
-        .filter(|model| text(model, "name").starts_with(prefix))
-        .map(|model| row(model, now));
+    let rows = of(answer, "models", prefix).map(|model| row(model, now));
     let rows: Vec<[String; 6]> = std::iter::once(COLUMNS.map(str::to_owned)).chain(rows).collect();
     let widths: Vec<usize> = (0..COLUMNS.len())
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
@@ -137,8 +162,10 @@ fn processor(size: u64, vram: u64) -> String {
 }
 
 fn until(model: &Value, now: jiff::Timestamp) -> String {
-    if text(model, "state") == "stopping" {
-        return "Stopping...".to_owned();
+    match text(model, "state") {
+        "stopping" => return "Stopping...".to_owned(),
+        "starting" => return "Loading...".to_owned(),
+        _ => {}
     }
     let Ok(expires_at) = text(model, "expires_at").parse::<jiff::Timestamp>() else {
         return "Unknown".to_owned();
@@ -201,6 +228,32 @@ mod tests {
             table(&json!({"models": []}), "", now),
             "NAME    ID    SIZE    PROCESSOR    CONTEXT    UNTIL\n"
         );
+    }
+
+    #[test]
+    fn who_loads_waits_or_has_failed_is_told_too() {
+        let now: jiff::Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        let answer = json!({
+            "models": [{"name": "m:latest", "digest": "ff", "size": 5, "size_vram": 0,
+                        "context_length": 0, "state": "starting",
+                        "expires_at": "2026-11-24T12:05:00.000000+00:00"}],
+            "waiting": [{"name": "n:latest", "queued": 2}],
+            "failed": [
+                {"name": "o:latest", "last_error": "it broke", "retry_at": null},
+                {"name": "p:latest", "last_error": "it crashed",
+                 "retry_at": "2026-11-24T12:00:04.000000+00:00"},
+            ],
+        });
+        assert_eq!(
+            shown(&answer, "", now),
+            "NAME        ID    SIZE    PROCESSOR    CONTEXT    UNTIL\n\
+             m:latest    ff    5 B     100% CPU     0          Loading...\n\n\
+             n:latest waits for room\n\
+             o:latest failed: it broke\n\
+             p:latest failed: it crashed (the next try: 4 seconds from now)\n"
+        );
+        let of_p = shown(&answer, "p", now);
+        assert_eq!(of_p.lines().count(), 3, "{of_p}");
     }
 
     #[test]

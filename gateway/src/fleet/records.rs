@@ -25,6 +25,12 @@ const BESIDE_WEIGHTS: u64 = 192 << 20;
 const GGUF_BITS: u64 = 9;
 /// ...but where the worker packs them: few of those of a file of at most 4 bits have more there.
 const PACKED_BITS: u64 = 6;
+/// A worker's cache begins with room for so many tokens in each slot, and grows when one has more...
+const CACHE_TOKENS: u64 = 256;
+/// ...each number of it as wide as caches have them.
+const CACHE_NUMBER_BYTES: u64 = 4;
+/// So many slots a worker makes at most where nobody says how many.
+const SLOTS_UNSAID: u64 = 16;
 /// A need that grew by less than this part is not worth writing down.
 const WORTH_NOTING: u64 = 32;
 
@@ -175,15 +181,23 @@ pub(super) fn reckon(model: &Model, spec: &LoadSpec) -> Need {
     } else {
         model.size_bytes
     };
+    let tokens = spec.context_length.map_or(CACHE_TOKENS, |all| CACHE_TOKENS.min(all.into()));
+    let slot = model.facts.cache_per_token.saturating_mul(tokens * CACHE_NUMBER_BYTES);
     // Those of a GGUF file that are not packed are made, and then copied by ONNX Runtime.
     let copies = if is_gguf && !is_packed { 2 } else { 1 };
     match spec.execution_provider {
         ExecutionProvider::Cuda | ExecutionProvider::DirectMl => {
-            Need { memory: BESIDE_WEIGHTS, device: weights }
+            // A device has the whole cache from the start.
+            let slots = spec.slots.map_or(SLOTS_UNSAID, u64::from);
+            let device = weights.saturating_add(slot.saturating_mul(slots));
+            Need { memory: BESIDE_WEIGHTS, device }
         }
         ExecutionProvider::Cpu | ExecutionProvider::Auto => {
+            // Pages of RAM are taken when they are first written to: slots that nobody asked for cost
+            // nothing until they are used, and to promise them would refuse what fits.
+            let cache = slot.saturating_mul(spec.slots.map_or(1, u64::from));
             let memory = weights.saturating_mul(copies).saturating_add(BESIDE_WEIGHTS);
-            Need { memory, device: 0 }
+            Need { memory: memory.saturating_add(cache), device: 0 }
         }
     }
 }
@@ -233,6 +247,69 @@ mod tests {
         assert_eq!(records.take_unwritten(), None, "hardly more");
         std::fs::write(&file, "{").unwrap();
         assert_eq!(Records::open(file).of(&m, "files"), None);
+    }
+
+    #[test]
+    fn a_model_that_took_more_while_it_served_than_while_it_loaded_is_promised_that() {
+        let mut records = Records::open(PathBuf::from("/nowhere"));
+        let m: ModelName = "m".parse().unwrap();
+        records.note(&m, "files", 300, need(100));
+        records.note(&m, "files", 300, need(450));
+        records.note(&m, "files", 280, need(90));
+        assert_eq!(records.of(&m, "files").map(Record::load), Some(need(450)));
+    }
+
+    fn spec() -> LoadSpec {
+        LoadSpec {
+            model_path: String::new(),
+            variant: None,
+            graph: GraphChoice::default(),
+            runtime_library: String::new(),
+            execution_provider: ExecutionProvider::Auto,
+            threads: None,
+            context_length: None,
+            slots: None,
+            cuda_graphs: false,
+        }
+    }
+
+    #[test]
+    fn a_first_load_is_promised_what_its_cache_begins_with() {
+        const PER_TOKEN: u64 = 30 * 3 * 2 * 64;
+        let model = Model {
+            name: "m".parse().unwrap(),
+            path: "/m".into(),
+            size_bytes: 1000,
+            modified: jiff::Timestamp::UNIX_EPOCH,
+            digest: String::new(),
+            variants: BTreeMap::new(),
+            facts: crate::catalog::Facts {
+                format: "onnx",
+                kind: hearth_shared::protocol::ModelKind::Generate,
+                family: String::new(),
+                parameter_size: String::new(),
+                quantization_level: String::new(),
+                cache_per_token: PER_TOKEN,
+            },
+        };
+        let (cpu, cuda) = (ExecutionProvider::Cpu, ExecutionProvider::Cuda);
+        for (execution_provider, slots, context_length, tokens) in [
+            (cpu, None, None, 256),
+            (cpu, Some(4), None, 4 * 256),
+            (cpu, Some(4), Some(100), 4 * 100),
+            (cpu, Some(4), Some(100_000), 4 * 256),
+            (cuda, None, None, 16 * 256),
+            (cuda, Some(2), None, 2 * 256),
+        ] {
+            let spec = LoadSpec { execution_provider, slots, context_length, ..spec() };
+            let with_cache = 1000 + 4 * PER_TOKEN * tokens;
+            let expected = if execution_provider == cuda {
+                Need { memory: BESIDE_WEIGHTS, device: with_cache }
+            } else {
+                need(BESIDE_WEIGHTS + with_cache)
+            };
+            assert_eq!(reckon(&model, &spec), expected, "{slots:?} {context_length:?}");
+        }
     }
 
     #[test]

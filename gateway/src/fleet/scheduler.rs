@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub use self::effect::{Effect, Refusal};
 pub use self::event::{Event, Profile, Unloading, Wants, WorkerNews};
 use self::model::Model;
-pub use self::room::{Budget, Need, NoRoom, Resource};
+pub use self::room::{Budget, Excess, Need, NoRoom, Resource};
 pub use self::view::{ModelView, NextView, PhaseView, WAITING};
 use super::worker::{TicketId, WorkerId, WorkerState};
 
@@ -123,6 +123,13 @@ impl Scheduler {
     /// What there is to tell about every model that was ever asked for, by name.
     pub fn view(&self) -> impl Iterator<Item = ModelView> {
         self.models.values().map(ModelView::of)
+    }
+
+    /// How far the workers that stay are beyond the budget. Whoever is idle has been told to go by
+    /// then; those in use finish what they have.
+    #[must_use]
+    pub fn excess(&self) -> Option<Excess> {
+        eviction::excess(&self.models, &self.rules.budget)
     }
 
     /// What all workers together may take.

@@ -59,6 +59,8 @@ pub struct FleetTask {
     /// What to tell those who asked, once it is published.
     pub(super) answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     pub(super) metrics: FleetMetrics,
+    /// Whether workers hold more than they may, which is told once.
+    pub(super) beyond_budget: bool,
     pub(super) draining: bool,
 }
 
@@ -237,6 +239,19 @@ impl FleetTask {
         for worker in self.crew.keys().copied().collect::<Vec<_>>() {
             self.look_at(worker);
         }
+        self.heed_budget();
+    }
+
+    fn heed_budget(&mut self) {
+        let excess = self.scheduler.excess();
+        match excess {
+            Some(excess) if !self.beyond_budget => {
+                tracing::warn!("workers in use hold {excess}; they leave once they are unused");
+            }
+            None if self.beyond_budget => tracing::info!("workers keep within the budget again"),
+            Some(_) | None => {}
+        }
+        self.beyond_budget = excess.is_some();
     }
 
     fn look_at(&mut self, worker: WorkerId) {

@@ -261,9 +261,16 @@ impl fmt::Display for ProcessExit {
 /// What a signal that ends a process mostly means, by its number on Linux, where numbers are told.
 fn meaning(signal: i32) -> Option<&'static str> {
     match signal {
-        4 => Some("SIGILL: it used an instruction that this processor does not have"),
+        4 => Some(
+            "SIGILL: it used an instruction that this processor does not have; was ONNX Runtime, or \
+             Hearth itself, made for another machine? run `scripts/setup` on this one",
+        ),
         6 => Some("SIGABRT: it gave itself up; its last lines in the log say why"),
-        7 => Some("SIGBUS: a file that it had open was cut short, or can't be read"),
+        7 => Some(
+            "SIGBUS: a file that it had open was cut short or can't be read; bring the model's files \
+             anew, and put new ones in the place of old ones by moving them there, not by writing \
+             over them",
+        ),
         9 => Some("SIGKILL: somebody killed it, or the system did because memory ran out"),
         11 => Some("SIGSEGV: it touched memory that is not its own"),
         _ => None,

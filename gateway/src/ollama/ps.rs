@@ -330,6 +330,7 @@ pub(crate) mod tests {
                     family: "llama".to_owned(),
                     parameter_size: String::new(),
                     quantization_level: String::new(),
+                    cache_per_token: 0,
                 },
             }),
             worker: WorkerFacts::default(),

@@ -12,7 +12,7 @@ use hearth_shared::ids::ModelName;
 use tokio::time::Instant;
 
 use super::model::{Model, SecondTry};
-use super::room::{NoRoom, Resource, Sum};
+use super::room::{Budget, Excess, NoRoom, Resource, Sum};
 use super::{Refusal, Step};
 use crate::fleet::worker::{EvictionCause, StopReason, WorkerState};
 
@@ -57,6 +57,16 @@ fn relieve(models: &mut Models, step: &mut Step<'_>) {
         staying = staying.minus(claim(models, &name));
         stop(models, &name, EvictionCause::Growth, step);
     }
+}
+
+/// What there is too little of for the workers that are to stay, as nobody idle was left who could
+/// have gone.
+pub(super) fn excess(models: &Models, budget: &Budget) -> Option<Excess> {
+    let held = Held::by(models);
+    let staying = held.all.minus(held.leaving);
+    let resource = budget.lacks(staying)?;
+    let limit = budget.of(resource)?;
+    Some(Excess { resource, held: staying.of(resource), limit })
 }
 
 /// One look at all models that want a worker.

@@ -126,6 +126,31 @@ impl Claim {
     }
 }
 
+/// Workers hold more than there may be: those in use have grown, or the budget has shrunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Excess {
+    /// Of what.
+    pub resource: Resource,
+    /// How much they hold.
+    pub held: u64,
+    /// How much there may be.
+    pub limit: u64,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, held, limit } = *self;
+        let (held, limit, what) = match resource {
+            Resource::Memory => (Bytes(held).to_string(), Bytes(limit).to_string(), "memory"),
+            Resource::Device => {
+                (Bytes(held).to_string(), Bytes(limit).to_string(), "device memory")
+            }
+            Resource::Models => (held.to_string(), limit.to_string(), "models"),
+        };
+        write!(f, "{held} of {what} where {limit} may be")
+    }
+}
+
 /// Why a model can never be loaded as things are set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoRoom {
@@ -209,6 +234,15 @@ mod tests {
         ] {
             assert_eq!(claim(ready, settled, measured).need(), need(counts));
         }
+    }
+
+    #[test]
+    fn an_excess_holds_the_sums() {
+        let excess = |resource| Excess { resource, held: 3 << 30, limit: 2 << 30 }.to_string();
+        assert_eq!(excess(Resource::Memory), "3.0 GiB of memory where 2.0 GiB may be");
+        assert_eq!(excess(Resource::Device), "3.0 GiB of device memory where 2.0 GiB may be");
+        let models = Excess { resource: Resource::Models, held: 3, limit: 2 };
+        assert_eq!(models.to_string(), "3 of models where 2 may be");
     }
 
     #[test]

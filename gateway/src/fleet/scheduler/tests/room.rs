@@ -264,6 +264,36 @@ fn workers_that_grow_beyond_the_budget_cost_the_longest_unused_its_place() {
 }
 
 #[test]
+fn growth_costs_the_longest_unused_first_and_no_more_than_it_has_to() {
+    let mut town = Town::with_memory(10, &[("a", 3), ("b", 3), ("c", 3)]);
+    town.idle("b", 1);
+    town.idle("a", 2);
+    town.ask("c");
+    town.ready("c", 3);
+    let grown = |memory| WorkerNews::Measured(Need { memory, device: 0 });
+    assert_eq!(town.news("c", 3, grown(4)), []);
+    assert_eq!(town.news("c", 3, grown(5)), [told(1)]);
+    assert_eq!(town.news("c", 3, grown(7)), []);
+    assert_eq!(town.news("c", 3, grown(8)), [told(2)]);
+    assert_eq!(town.scheduler.excess(), None, "those who leave do not count");
+}
+
+#[test]
+fn a_worker_that_outgrows_the_budget_finishes_what_it_has_is_told_of_and_leaves() {
+    let mut town = Town::with_memory(10, &[("a", 4)]);
+    let (busy, _) = town.ask("a");
+    town.ready("a", 1);
+    assert_eq!(town.scheduler.excess(), None);
+    let grown = WorkerNews::Measured(Need { memory: 12, device: 0 });
+    assert_eq!(town.news("a", 1, grown), []);
+    let excess = Excess { resource: Resource::Memory, held: 12, limit: 10 };
+    assert_eq!(town.scheduler.excess(), Some(excess));
+    assert_eq!(town.leave("a", busy), [told(1)]);
+    assert_eq!(town.scheduler.excess(), None);
+    assert_eq!(town.exited("a", 1), [evicted("a", 1, EvictionCause::Growth)]);
+}
+
+#[test]
 fn a_worker_killed_for_want_of_memory_is_not_started_again_at_once() {
     let mut town = Town::with_memory(10, &[("a", 4)]);
     town.idle("a", 1);
