@@ -27,10 +27,14 @@ use hearth_shared::protocol::{
     ModelKind, PROTOCOL_VERSION, ToWorker, Work,
 };
 use interprocess::local_socket::Stream;
+use nix::sys::signal::Signal;
 
 use self::answer::Answer;
 use self::control::Control;
 use self::script::{Action, Flags, Point};
+
+/// What `grow` adds to its memory.
+const GROWTH_BYTES: usize = 300 << 20;
 
 /// Something that happened to this worker.
 enum Happening {
@@ -71,6 +75,13 @@ fn listen(stream: Arc<Stream>, happenings: SyncSender<Happening>) {
         }
         drop(happenings.send(Happening::GatewayGone));
     });
+}
+
+/// Rust's own handler takes the first SIGBUS for a stack that may have overflown, and returns.
+fn end_by(signal: Signal) -> ! {
+    loop {
+        nix::sys::signal::raise(signal).expect("it is a signal");
+    }
 }
 
 struct Worker {
@@ -261,6 +272,13 @@ impl Worker {
                     held.push(std::hint::black_box(vec![1_u8; 1 << 20]));
                 }
             }
+            Action::Grow => {
+                // Written to and never given back.
+                std::mem::forget(std::hint::black_box(vec![1_u8; GROWTH_BYTES]));
+                Next::GoOn
+            }
+            Action::Bus => end_by(Signal::SIGBUS),
+            Action::Ill => end_by(Signal::SIGILL),
             Action::Hang => loop {
                 // Nothing is read, written or obeyed any more.
                 std::thread::park();

@@ -87,7 +87,8 @@ async fn a_request_that_meets_a_stopping_worker_is_served_by_the_next_one() {
     let mut first = gateway.stage.next_worker().await;
     gateway.post("/api/generate", &json!({"model": "m", "keep_alive": 0})).await.text().await;
     first.heard("shutdown").await;
-    assert_eq!(gateway.reaches("stopping").await["pid"], first.pid);
+    let stopping = gateway.reaches("stopping").await;
+    assert_eq!((&stopping["pid"], &stopping["reclaiming"]), (&json!(first.pid), &json!(true)));
     let answer = gateway.chat("m", json!({})).await;
     assert_eq!(answer.status, StatusCode::OK);
     first.gone().await;

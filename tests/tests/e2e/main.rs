@@ -8,6 +8,7 @@ mod settings;
 mod control;
 mod room;
 mod failures;
+mod deaths;
 mod scarcity;
 mod devices;
 mod clock;

@@ -100,6 +100,42 @@ async fn a_model_that_can_never_fit_is_refused_at_once_with_the_sums() {
 }
 
 #[tokio::test]
+async fn a_worker_that_outgrows_the_budget_costs_the_idle_one_its_place_and_then_its_own() {
+    let home = home().with_fake_model("n");
+    let marker = home.path().join("once").to_string_lossy().into_owned();
+    // It holds, grows, and holds again.
+    let steps = ["token:1=hold", "token:2=grow", "token:3=hold"];
+    let mut flags = vec!["--once", marker.as_str(), "--tokens", "5"];
+    flags.extend(steps.iter().flat_map(|step| ["--at", *step]));
+    let gateway = home.start_fake(&flags, &[("HEARTH_MEMORY", "256MiB")]).await;
+    let mut stream = gateway.chat("m", json!({"stream": true})).await;
+    assert_eq!(stream.delta().await, "t0 ");
+    let mut grows = gateway.stage.next_worker().await;
+    assert_eq!(gateway.chat("n", json!({"keep_alive": -1})).await.status, StatusCode::OK);
+    let idle = gateway.stage.next_worker().await;
+    grows.go().await;
+    idle.gone().await;
+    let evictions = async |model: &str| {
+        let series = format!("hearth_evictions_total{{model=\"{model}\",cause=\"growth\"}}");
+        gateway.metric(&series).await
+    };
+    let held = gateway.reaches("busy").await["size_held"].as_u64().unwrap();
+    assert!(held > 300 << 20, "{held}");
+    grows.go().await;
+    assert_eq!(stream.events().await.last().unwrap(), "[DONE]", "it finishes what it has");
+    grows.gone().await;
+    gateway.is_empty().await;
+    assert_eq!((evictions("n").await, evictions("m").await), (Some(1.0), Some(1.0)));
+    let answer = gateway.chat("m", json!({})).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    let message = answer.json().await["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("of memory as it did before, and 256.0 MiB is all"), "{message}");
+    gateway.signal(nix::sys::signal::Signal::SIGTERM);
+    let (_status, log) = gateway.ended().await;
+    assert_eq!(log.matches("of memory where 256.0 MiB may be").count(), 1, "{log}");
+}
+
+#[tokio::test]
 async fn what_a_model_took_is_known_after_a_restart() {
     let gateway = home().start_fake(&[], &[]).await;
     gateway.chat("m", json!({})).await.text().await;

@@ -1,7 +1,9 @@
 //! One request from the client's JSON to the worker and back.
 
+use hearth_tests::gateway::chat_body;
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::home;
 
@@ -143,4 +145,39 @@ async fn the_catalogue_is_listed_in_both_dialects() {
     std::fs::write(config, r#"{"model":{"type":"fake"}}"#).unwrap();
     assert_eq!(gateway.get("/v1/models/new").await.status, StatusCode::OK);
     assert_eq!(gateway.chat("new", json!({})).await.status, StatusCode::OK);
+}
+
+/// His eight choices are more than the system takes for him and a gateway remembers; the others' one
+/// is not, however slowly they read.
+#[tokio::test]
+async fn one_who_does_not_read_loses_his_own_answer_and_holds_up_nobody() {
+    let gateway = home().start_fake(&["--tokens", "4000"], &[]).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut lazy = socket.connect(gateway.address).await.unwrap();
+    let body = chat_body("m", json!({"stream": true, "n": 8})).to_string();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\
+                Content-Type: application/json\r\nContent-Length:";
+    lazy.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+    // His answer has begun; the rest of it stays where it is.
+    lazy.read_exact(&mut [0; 4]).await.unwrap();
+    let mut worker = gateway.stage.next_worker().await;
+    let others =
+        (0..3).map(|_| async { gateway.chat("m", json!({"stream": true})).await.events().await });
+    for events in futures_util::future::join_all(others).await {
+        assert_eq!(events.last().unwrap(), "[DONE]");
+        assert!(events.len() > 4000, "{}", events.len());
+    }
+    worker.heard("cancel 1").await;
+    assert_eq!(gateway.reaches("idle").await["restarts"], 0);
+    drop(lazy);
+    hearth_tests::patiently("all of them to be counted", async {
+        let outcomes = async |outcome| {
+            let labels =
+                format!("endpoint=\"/v1/chat/completions\",model=\"m\",outcome={outcome:?}");
+            gateway.metric(&format!("hearth_requests_total{{{labels}}}")).await
+        };
+        while (outcomes("ok").await, outcomes("cancelled").await) != (Some(3.0), Some(1.0)) {}
+    })
+    .await;
 }
