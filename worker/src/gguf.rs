@@ -2,11 +2,10 @@
 //!
 //! `model` opens a `.gguf` file with [`open`], takes facts, tokenizer and template from it, and hands
 //! [`build_graph`]'s result to ONNX Runtime. Nothing here runs a model, and nothing is written to
-//! disk. The walk: `bytes` and `cursor` → `reader` (container, every length checked) → `facts` and
+//! disk. The walk: `cursor` → `reader` (container, every length checked) → `facts` and
 //! `vocabulary` → `graph` (nodes; which `weights`) → `matrix`, `decode`, `basis`, `encode` (their
-//! numbers), or `packed` (numbers and product of our own) → `handover` (a session).
+//! numbers), or `pack` (for a product of our own) → `handover` (a session).
 
-mod bytes;
 mod cursor;
 mod error;
 mod tensor;
@@ -19,11 +18,9 @@ mod basis;
 mod matrix;
 mod encode;
 mod weights;
-mod packed;
-mod onnx;
+mod pack;
 mod graph;
 mod handover;
-mod heap;
 
 use std::path::Path;
 
@@ -34,10 +31,11 @@ pub use self::{
     graph::{BuiltGraph, GraphKind, GraphOptions, Positions, build_graph},
     vocabulary::Vocabulary,
 };
+use crate::packed::Processor;
 
 /// Whether this processor runs graphs of [`GraphKind::Packed`].
 pub fn can_pack() -> bool {
-    packed::Processor::detect().is_some()
+    Processor::detect().is_some()
 }
 
 /// Whether ONNX Runtime's integer products are what they should be here. Without the instructions

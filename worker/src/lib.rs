@@ -14,7 +14,13 @@ mod link;
 mod serve;
 mod load;
 mod model;
+mod onnx;
+mod pieces;
+mod heap;
+mod mapped;
+mod packed;
 pub mod gguf;
+
 mod runtime;
 mod tokenizer;
 mod prompt;

@@ -25,10 +25,12 @@ use super::{
     decode::decode,
     encode::BLOCK,
     matrix::{Matrix, Part, Turn},
-    onnx::DataType,
-    packed::{Norm, PRODUCT},
     reader::GgufFile,
     weights::{Weight, Work},
+};
+use crate::{
+    onnx::DataType,
+    packed::{Norm, PRODUCT},
 };
 
 /// What the graph is made for.

@@ -5,14 +5,15 @@
 //! returns. What a kernel packs in another order ONNX Runtime frees itself. Matrices for our own
 //! operators are made beside them and stay with the session; ONNX Runtime never sees those.
 
-use std::{iter::repeat_n, num::NonZeroUsize, sync::Arc, sync::Mutex, thread};
+use std::{iter::repeat_n, num::NonZeroUsize, sync::Arc};
 
 use ort::session::{Session, builder::SessionBuilder};
 
-use super::{
-    BuiltGraph, GgufError, heap,
+use super::{BuiltGraph, GgufError, pack, weights::Slot};
+use crate::{
+    heap,
     packed::{self, Norm, Packed, Processor},
-    weights::{Piece, Slot},
+    pieces::{self, Piece},
 };
 
 /// Initializers otherwise go into ONNX Runtime's arena, which never returns what packing frees.
@@ -40,7 +41,7 @@ impl BuiltGraph<'_> {
                 [zeros(weight.first.bytes()), zeros(second)]
             })
             .collect();
-        let mut matrices: Vec<Packed> = packed.iter().map(Packed::room_for).collect();
+        let mut matrices: Vec<Packed> = packed.iter().map(pack::room_for).collect();
         let mut pieces: Vec<Piece<'_>> = Vec::new();
         for (weight, [first, second]) in weights.iter().zip(&mut buffers) {
             let unshared = "nobody else has seen the buffer yet";
@@ -48,9 +49,9 @@ impl BuiltGraph<'_> {
             pieces.extend(weight.pieces(first, Arc::get_mut(second).expect(unshared)));
         }
         for (matrix, room) in packed.iter().zip(&mut matrices) {
-            pieces.extend(packed::pieces(matrix, room));
+            pieces.extend(pack::pieces(matrix, room));
         }
-        run(pieces, threads);
+        pieces::run(pieces, threads);
         builder = with_packed(builder, matrices, norms, threads)?;
         for (weight, [first, second]) in weights.iter().zip(buffers) {
             builder = add(builder, &weight.first, first)?;
@@ -80,8 +81,7 @@ fn with_packed(
     let Some(processor) = Processor::detect() else {
         return Err(refused(ort::Error::new("this processor has no AVX2")));
     };
-    let domain = packed::domain(processor, matrices, norms, threads.get()).map_err(refused)?;
-    builder.with_operators(domain).map_err(|error| refused(error.into()))
+    packed::register(builder, processor, (matrices, norms), threads).map_err(refused)
 }
 
 fn zeros(len: usize) -> Arc<[u8]> {
@@ -100,25 +100,4 @@ fn add(
 
 fn refused(name: &str, source: ort::Error) -> GgufError {
     GgufError::HandOver { name: name.to_owned(), source }
-}
-
-/// Runs every piece, the large ones first, so that the threads end at about the same time.
-fn run(mut pieces: Vec<Piece<'_>>, threads: NonZeroUsize) {
-    pieces.sort_by_key(|piece| piece.elements);
-    let queue = Mutex::new(pieces);
-    let work = || {
-        loop {
-            // A panic elsewhere poisons the queue; the scope passes it on, so this thread may stop.
-            let Ok(Some(piece)) = queue.lock().map(|mut queue| queue.pop()) else {
-                return;
-            };
-            (piece.run)();
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads.get() {
-            scope.spawn(work);
-        }
-        work();
-    });
 }

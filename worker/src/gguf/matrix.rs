@@ -52,16 +52,22 @@ impl Matrix<'_> {
     /// The bytes of row `index` as they stand in the file, with the tensor they belong to.
     pub(super) fn raw_row(&self, index: usize) -> (&Tensor, &[u8]) {
         let mut row = index;
-        for part in &self.parts {
+        for (number, part) in self.parts.iter().enumerate() {
             let rows = part.tensor.shape[1];
             if row < rows {
-                let at = part.paired_head.map_or(row, |head| paired(row, head));
-                let bytes = part.tensor.kind.row_bytes(self.inputs);
-                return (&part.tensor, &self.file.data(&part.tensor)[at * bytes..][..bytes]);
+                return self.raw_row_of(number, row);
             }
             row -= rows;
         }
         unreachable!("callers count rows by `outputs`")
+    }
+
+    /// As [`Matrix::raw_row`], of row `row` of part `number`.
+    pub(super) fn raw_row_of(&self, number: usize, row: usize) -> (&Tensor, &[u8]) {
+        let part = &self.parts[number];
+        let at = part.paired_head.map_or(row, |head| paired(row, head));
+        let bytes = part.tensor.kind.row_bytes(self.inputs);
+        (&part.tensor, &self.file.data(&part.tensor)[at * bytes..][..bytes])
     }
 
     /// Decodes row `index` into `out`, `[inputs]`, with the gain and the basis of its inputs.

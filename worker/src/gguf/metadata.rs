@@ -5,7 +5,8 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{GgufError, bytes::Bytes, cursor::Cursor, error::shown};
+use super::{GgufError, cursor::Cursor, error::shown};
+use crate::mapped::Bytes;
 
 /// GGUF's scalar value types, by their numbers in the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

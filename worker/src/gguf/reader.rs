@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     GgufError, TensorProblem,
-    bytes::Bytes,
     cursor::Cursor,
     error::shown,
     metadata::{Metadata, Question, Scalar, Value},
     tensor::{Tensor, TensorType},
 };
+use crate::mapped::Bytes;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const ALIGNMENT_DEFAULT: u64 = 32;
@@ -36,7 +36,8 @@ impl GgufFile {
     /// # Errors
     /// Any of [`GgufError`] but those of facts, vocabulary and graph.
     pub(super) fn open(path: &Path) -> Result<Self, GgufError> {
-        Self::read(Bytes::map(path)?)
+        let opened = Bytes::map(path);
+        Self::read(opened.map_err(|source| GgufError::Open { path: path.to_owned(), source })?)
     }
 
     /// Reads a file that is in memory already.

@@ -6,7 +6,10 @@
 use super::{
     encode,
     matrix::{Matrix, Turn},
+};
+use crate::{
     onnx::DataType,
+    pieces::{PIECE_ELEMENTS, Piece},
 };
 
 /// One tensor's name and size.
@@ -55,16 +58,6 @@ pub(super) enum Work<'a> {
     /// f32, ready.
     Vector(Vec<f32>),
 }
-
-/// A part of the making that needs nothing of the others.
-pub(super) struct Piece<'w> {
-    /// Elements to decode: larger pieces are begun first.
-    pub(super) elements: usize,
-    pub(super) run: Box<dyn FnOnce() + Send + 'w>,
-}
-
-/// Elements in a piece, where rows can be shared out.
-pub(super) const PIECE_ELEMENTS: usize = 1 << 20;
 
 type BlocksOf = fn(&Matrix<'_>, usize, &mut [u8], &mut [[u8; 4]]);
 

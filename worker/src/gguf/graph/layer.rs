@@ -7,11 +7,13 @@ use super::{
     nodes::{Attribute, MS, ONNX},
     product::Activation,
 };
-use crate::gguf::{
-    GgufError,
-    basis::{group_of, spread},
-    encode,
-    matrix::{Matrix, Turn},
+use crate::{
+    gguf::{
+        GgufError,
+        basis::{group_of, spread},
+        encode,
+        matrix::{Matrix, Turn},
+    },
     packed::{DOMAIN, DOWN, FEED_FORWARD, MATRIX, NORM},
 };
 

@@ -4,14 +4,14 @@
 
 use prost::Message as _;
 
-use crate::gguf::{
+use crate::{
+    gguf::weights::Slot,
     onnx::{
         AttributeProto, DataType, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
         OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto,
         TypeProto, ValueInfoProto,
     },
     packed::DOMAIN,
-    weights::Slot,
 };
 
 /// ONNX Runtime's own operators.

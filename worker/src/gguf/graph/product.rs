@@ -6,14 +6,17 @@ use super::{
     Builder, GraphKind, Stream,
     nodes::{Attribute, MS, ONNX},
 };
-use crate::gguf::{
-    GgufError,
-    encode::BLOCK,
-    matrix::{Matrix, Turn},
+use crate::{
+    gguf::{
+        GgufError,
+        encode::BLOCK,
+        matrix::{Matrix, Turn},
+        pack,
+        tensor::TensorType,
+        weights::{Slot, Weight, Work},
+    },
     onnx::DataType,
-    packed::{DOMAIN, LOOKUP, MATRIX, NORM, NORMED_PRODUCT, Norm, PRODUCT, Packed},
-    tensor::TensorType,
-    weights::{Slot, Weight, Work},
+    packed::{DOMAIN, LOOKUP, MATRIX, NORM, NORMED_PRODUCT, Norm, PRODUCT},
 };
 
 /// A value, and the same value as `uint8` once somebody has asked for it.
@@ -80,7 +83,7 @@ fn encoding(kind: GraphKind, matrix: &Matrix<'_>, input: &Activation) -> Encodin
         |types: &[TensorType]| matrix.parts.iter().all(|part| types.contains(&part.tensor.kind));
     match kind {
         GraphKind::Reference => Encoding::Floats,
-        GraphKind::Packed if Packed::takes(matrix) => Encoding::Packed,
+        GraphKind::Packed if pack::takes(matrix) => Encoding::Packed,
         _ if !matrix.inputs.is_multiple_of(BLOCK) => Encoding::Floats,
         GraphKind::Exact if every(&[TensorType::F32, TensorType::F16, TensorType::Bf16]) => {
             Encoding::Floats
@@ -140,7 +143,7 @@ impl<'a> Builder<'a> {
 
     /// Whether the matrix will be packed.
     pub(super) fn packs(&self, matrix: &Matrix<'_>) -> bool {
-        self.kind == GraphKind::Packed && Packed::takes(matrix)
+        self.kind == GraphKind::Packed && pack::takes(matrix)
     }
 
     /// Notes a norm for a node of our own, and gives it its number.

@@ -1,18 +1,16 @@
 //! The bytes of a file: mapped, or owned by a test.
 //!
-//! The reader alone uses it. The only `unsafe` of the reader is here.
+//! The readers of GGUF and ONNX files use it. Their only `unsafe` is here.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, io, path::Path};
 
 use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
 
-use super::GgufError;
-
 /// A whole file.
 #[derive(Debug)]
-pub(super) enum Bytes {
+pub(crate) enum Bytes {
     Mapped(Mmap),
     Owned(Vec<u8>),
 }
@@ -21,15 +19,14 @@ impl Bytes {
     /// Maps `path` read-only.
     ///
     /// # Errors
-    /// [`GgufError::Open`] if it can't be opened or mapped.
+    /// The system's, if it can't be opened or mapped.
     #[expect(unsafe_code, reason = "mapping a file has no safe form")]
-    pub(super) fn map(path: &Path) -> Result<Self, GgufError> {
-        let failed = |source| GgufError::Open { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
+    pub(crate) fn map(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
         // SAFETY: the map is read-only and private to this process. The one hazard is that somebody
         // cuts the file while it is mapped: then reading faults and the worker, one process per
         // model, ends; nothing else depends on its memory. Model files are replaced, not edited.
-        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        let map = unsafe { Mmap::map(&file) }?;
         Ok(Self::Mapped(map))
     }
 
@@ -37,7 +34,7 @@ impl Bytes {
     /// been copied. Reading them anyway brings them back. Does nothing where the system can't.
     #[cfg(unix)]
     #[expect(unsafe_code, reason = "some advice would change what is mapped")]
-    pub(super) fn leave(&self, range: std::ops::Range<usize>) {
+    pub(crate) fn leave(&self, range: std::ops::Range<usize>) {
         if let Self::Mapped(map) = self {
             // SAFETY: nothing is written to the map, so what its pages are read as again is the file.
             let left = unsafe {
@@ -51,7 +48,7 @@ impl Bytes {
 
     /// Does nothing here.
     #[cfg(not(unix))]
-    pub(super) fn leave(&self, _range: std::ops::Range<usize>) {}
+    pub(crate) fn leave(&self, _range: std::ops::Range<usize>) {}
 }
 
 impl std::ops::Deref for Bytes {

@@ -6,7 +6,7 @@
 /// From now on large blocks go back to the system when they are freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "glibc has no other way to say it")]
-pub(super) fn return_large_blocks() {
+pub(crate) fn return_large_blocks() {
     /// glibc's own threshold at the start of a process; naming it stops its growing.
     const LARGE_BYTES: libc::c_int = 128 * 1024;
     // SAFETY: the call takes two numbers and may be made at any time. It can only fail, which
@@ -19,7 +19,7 @@ pub(super) fn return_large_blocks() {
 /// Returns what is free already.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "glibc has no other way to say it")]
-pub(super) fn release() {
+pub(crate) fn release() {
     // SAFETY: the call takes no pointer and may be made from any thread at any time.
     unsafe {
         libc::malloc_trim(0);
@@ -28,8 +28,8 @@ pub(super) fn release() {
 
 /// Other allocators return large blocks by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(super) fn return_large_blocks() {}
+pub(crate) fn return_large_blocks() {}
 
 /// Other allocators return large blocks by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(super) fn release() {}
+pub(crate) fn release() {}

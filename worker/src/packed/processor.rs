@@ -9,12 +9,12 @@ use super::{Group, ROWS, activation::Block, rows::Norm};
 /// A processor with the instructions that the product is written in.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]
-pub(in crate::gguf) struct Processor(());
+pub(crate) struct Processor(());
 
 #[cfg(target_arch = "x86_64")]
 impl Processor {
     /// `None` on an x86-64 from before 2013.
-    pub(in crate::gguf) fn detect() -> Option<Self> {
+    pub(crate) fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
@@ -25,12 +25,12 @@ impl Processor {
 /// There is none: the product has not been written for this architecture.
 #[cfg(not(target_arch = "x86_64"))]
 #[derive(Debug, Clone, Copy)]
-pub(in crate::gguf) enum Processor {}
+pub(crate) enum Processor {}
 
 #[cfg(not(target_arch = "x86_64"))]
 impl Processor {
     /// Always `None`.
-    pub(in crate::gguf) fn detect() -> Option<Self> {
+    pub(crate) fn detect() -> Option<Self> {
         None
     }
 

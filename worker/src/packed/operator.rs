@@ -1,6 +1,7 @@
 //! Packed matrices as operators of an ONNX graph.
 //!
-//! The hand-over registers [`domain`] with a session; the graph's nodes name a matrix by its number.
+//! Who hands a graph over [`register`]s them with its session; the graph's nodes name a matrix by its
+//! number.
 //! `…` stands for any dimensions, the same everywhere; all values are f32 but tokens.
 //!
 //! | operator | inputs | outputs |
@@ -11,6 +12,7 @@
 //! | [`FEED_FORWARD`](super::feed_forward) | as before | `down × (silu(gate × x) · up × x)`, the sum |
 #![expect(unsafe_code, reason = "threads write disjoint places of one output")]
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::{
@@ -19,6 +21,7 @@ use ort::{
         BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput,
         OperatorOutput,
     },
+    session::builder::SessionBuilder,
     value::TensorElementType,
 };
 
@@ -30,17 +33,17 @@ use super::{
 };
 
 /// The domain of the operators.
-pub(in crate::gguf) const DOMAIN: &str = "hearth";
+pub(crate) const DOMAIN: &str = "hearth";
 /// Rows of a matrix.
-pub(in crate::gguf) const LOOKUP: &str = "Lookup";
+pub(crate) const LOOKUP: &str = "Lookup";
 /// A matrix product.
-pub(in crate::gguf) const PRODUCT: &str = "Product";
+pub(crate) const PRODUCT: &str = "Product";
 /// A sum, its norm, and a product.
-pub(in crate::gguf) const NORMED_PRODUCT: &str = "NormedProduct";
+pub(crate) const NORMED_PRODUCT: &str = "NormedProduct";
 /// The attribute that says which matrix.
-pub(in crate::gguf) const MATRIX: &str = "matrix";
+pub(crate) const MATRIX: &str = "matrix";
 /// The attribute that says which norm.
-pub(in crate::gguf) const NORM: &str = "norm";
+pub(crate) const NORM: &str = "norm";
 
 /// Rows that are multiplied side by side: more would not fit the registers.
 const TILE: usize = 4;
@@ -66,28 +69,29 @@ pub(super) struct Scratch {
     pub(super) hidden: Vec<Block>,
 }
 
-/// The operators over `matrices` and `norms`, for a session of `threads` threads.
+/// Gives `builder` the operators over `matrices` and `norms`, for a session of `threads` threads.
 ///
 /// # Errors
 /// ONNX Runtime's, if it takes no operators.
-pub(in crate::gguf) fn domain(
+pub(crate) fn register(
+    builder: SessionBuilder,
     processor: Processor,
-    matrices: Vec<Packed>,
-    norms: Vec<Norm>,
-    threads: usize,
-) -> Result<OperatorDomain, Error> {
+    (matrices, norms): (Vec<Packed>, Vec<Norm>),
+    threads: NonZeroUsize,
+) -> Result<SessionBuilder, Error> {
     let table = Table {
         processor,
         matrices: matrices.into_iter().map(Arc::new).collect(),
         norms: norms.into_iter().map(Arc::new).collect(),
-        tasks: threads * TASKS,
+        tasks: threads.get() * TASKS,
         scratch: Arc::default(),
     };
-    OperatorDomain::new(DOMAIN)?
+    let domain = OperatorDomain::new(DOMAIN)?
         .add(Lookup(table.clone()))?
         .add(Product(table.clone()))?
         .add(NormedProduct(table.clone()))?
-        .add(FeedForward(table))
+        .add(FeedForward(table))?;
+    builder.with_operators(domain).map_err(Into::into)
 }
 
 impl Table {

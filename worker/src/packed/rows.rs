@@ -15,9 +15,9 @@ const SHARED: usize = 16;
 
 /// A norm by the root mean square.
 #[derive(Debug)]
-pub(in crate::gguf) struct Norm {
-    pub(in crate::gguf) gain: Vec<f32>,
-    pub(in crate::gguf) epsilon: f32,
+pub(crate) struct Norm {
+    pub(crate) gain: Vec<f32>,
+    pub(crate) epsilon: f32,
 }
 
 /// Rounds rows of `blocks` blocks into `to`.

@@ -21,9 +21,9 @@ use super::{
 };
 
 /// The operator.
-pub(in crate::gguf) const FEED_FORWARD: &str = "FeedForward";
+pub(crate) const FEED_FORWARD: &str = "FeedForward";
 /// The attribute that says which matrix is the second; [`MATRIX`] is gate and up, one over the other.
-pub(in crate::gguf) const DOWN: &str = "down";
+pub(crate) const DOWN: &str = "down";
 
 /// Groups whose outputs are one block.
 const GROUPS: usize = BLOCK / ROWS;

@@ -2,10 +2,11 @@
 //! our own product reads them.
 //!
 //! ONNX Runtime's 4-bit product is slow from a few rows on, its fast 8-bit one wants the weights
-//! twice as large and rounded once more. This one takes a block as it is: 0.625 bytes a weight for
-//! Q4_1, whose minimum costs one multiplication for 32 weights. `pack` fills a matrix from the file,
-//! `activation` and `rows` round what comes in, `avx2` multiplies, `operator` and `feed_forward` put
-//! all of it into the graph. The graph decides who is packed; nothing here knows a model.
+//! twice as large and rounded once more. This one takes a block as it is: 0.625 bytes a weight of 4
+//! bits, whose minimum costs one multiplication for 32 weights. `gguf` and `repack` decide who is
+//! packed and give the rows, `pack` puts them in their places, `activation` and `rows` round what
+//! comes in, `avx2` multiplies, `operator` and `feed_forward` put all of it into the graph. Nothing
+//! here knows a model or a file.
 //!
 //! A *group* is eight rows that are computed side by side. Its blocks stand one after the other, each
 //! with the same 32 inputs of all eight rows:
@@ -25,51 +26,35 @@ mod pack;
 mod processor;
 mod rows;
 #[cfg(all(test, target_arch = "x86_64"))]
-mod tests;
+pub(crate) mod tests;
 
-pub(super) use self::{
+pub(crate) use self::{
     feed_forward::{DOWN, FEED_FORWARD},
-    operator::{DOMAIN, LOOKUP, MATRIX, NORM, NORMED_PRODUCT, PRODUCT, domain},
-    pack::pieces,
+    operator::{DOMAIN, LOOKUP, MATRIX, NORM, NORMED_PRODUCT, PRODUCT, register},
+    pack::{Row, Row4, Row8, pieces, put_eight, put_four},
     processor::Processor,
     rows::Norm,
 };
 use half::f16;
 
-use super::{matrix::Matrix, tensor::TensorType};
-
 /// Inputs of a block.
-pub(super) const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 /// Rows of a group.
-pub(super) const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 8;
 
 /// A block of eight rows with 4-bit quotients: `weight = scale × quotient + minimum`.
-type Four = [u8; 160];
+pub(crate) type Four = [u8; 160];
 /// A block of eight rows with 8-bit quotients: `weight = scale × quotient`.
-type Eight = [u8; 272];
+pub(crate) type Eight = [u8; 272];
 
 /// How a part is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Width {
+pub(crate) enum Width {
     Four,
     Eight,
 }
 
 impl Width {
-    fn of(kind: TensorType) -> Self {
-        match kind {
-            TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q4K => Self::Four,
-            TensorType::F32
-            | TensorType::F16
-            | TensorType::Bf16
-            | TensorType::Q5_0
-            | TensorType::Q5_1
-            | TensorType::Q8_0
-            | TensorType::Q5K
-            | TensorType::Q6K => Self::Eight,
-        }
-    }
-
     fn block_bytes(self) -> usize {
         match self {
             Self::Four => size_of::<Four>(),
@@ -88,7 +73,7 @@ struct Part {
 
 /// A packed matrix, `[outputs, inputs]`.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub(crate) struct Packed {
     parts: Vec<Part>,
     /// Blocks of a row.
     blocks: usize,
@@ -103,22 +88,20 @@ enum Group<'a> {
 
 impl Packed {
     /// Whether a matrix can be packed: whole blocks along its inputs, whole groups in each part.
-    pub(super) fn takes(matrix: &Matrix<'_>) -> bool {
+    pub(crate) fn takes(inputs: usize, mut rows_of_parts: impl Iterator<Item = usize>) -> bool {
         let whole = |rows: usize| rows > 0 && rows.is_multiple_of(ROWS);
-        matrix.inputs > 0
-            && matrix.inputs.is_multiple_of(BLOCK)
-            && matrix.parts.iter().all(|part| whole(part.tensor.shape[1]))
+        inputs > 0 && inputs.is_multiple_of(BLOCK) && rows_of_parts.all(whole)
     }
 
-    /// Room for `matrix`, which [`Packed::takes`]; zeroes until it is filled.
-    pub(super) fn room_for(matrix: &Matrix<'_>) -> Self {
-        let blocks = matrix.inputs / BLOCK;
-        let part = |part: &super::matrix::Part| {
-            let width = Width::of(part.tensor.kind);
-            let groups = part.tensor.shape[1] / ROWS;
-            Part { width, bytes: vec![0; groups * blocks * width.block_bytes()] }
+    /// Room for a matrix of such parts, each with its rows, if [`Packed::takes`] it; zeroes until it
+    /// is filled.
+    pub(crate) fn room_for(inputs: usize, parts: impl Iterator<Item = (Width, usize)>) -> Self {
+        let blocks = inputs / BLOCK;
+        let part = |(width, rows): (Width, usize)| Part {
+            width,
+            bytes: vec![0; rows / ROWS * blocks * width.block_bytes()],
         };
-        Self { parts: matrix.parts.iter().map(part).collect(), blocks }
+        Self { parts: parts.map(part).collect(), blocks }
     }
 
     fn inputs(&self) -> usize {
@@ -162,7 +145,7 @@ impl Part {
 
 impl Packed {
     /// Row `number` as numbers, `[inputs]`.
-    fn look_up(&self, number: usize, out: &mut [f32]) {
+    pub(crate) fn look_up(&self, number: usize, out: &mut [f32]) {
         let (group, r) = (self.group(number / ROWS), number % ROWS);
         let out = out.as_chunks_mut::<BLOCK>().0.iter_mut();
         match group {
