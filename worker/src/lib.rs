@@ -20,6 +20,7 @@ mod heap;
 mod mapped;
 mod packed;
 pub mod gguf;
+mod repack;
 
 mod runtime;
 mod tokenizer;

@@ -19,6 +19,7 @@ use hearth_shared::protocol::{LoadFailure, LoadFailureKind};
 use crate::gguf::GgufModel;
 
 pub(crate) use encoder::{EncoderModel, Pooling, Task};
+pub(crate) use graph_file::beside;
 pub(crate) use special::SpecialTokens;
 
 /// Why a model's files can't be used.
@@ -132,7 +133,11 @@ pub(crate) enum CacheKind {
 #[derive(Debug)]
 pub(crate) enum GraphSource {
     /// An ONNX file; its weights may lie in files beside it.
-    File(PathBuf),
+    File {
+        path: PathBuf,
+        /// The output of which the last position is enough, if any.
+        logits: Option<String>,
+    },
     /// A GGUF file, from which a graph is built in memory.
     Gguf(Box<GgufModel>),
 }

@@ -22,6 +22,7 @@ use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBui
 
 use crate::gguf::{self, GgufError, GraphKind, GraphOptions, Positions};
 use crate::model::GraphSource;
+use crate::repack;
 use crate::runtime::bound::Device;
 use crate::runtime::bound::asked::{self, Assignment, RECORD_ASSIGNMENTS};
 use crate::runtime::provider::{Capture, Provider};
@@ -208,7 +209,7 @@ impl Runtime {
             return None;
         }
         let session = match (provider.provider, graph) {
-            (ExecutionProvider::Cuda, GraphSource::File(_)) => self
+            (ExecutionProvider::Cuda, GraphSource::File { .. }) => self
                 .options(wish.threads)
                 .and_then(|options| provider::register(provider.provider, options, Capture::Yes))
                 .and_then(|builder| commit(builder, graph, provider.provider, wish))
@@ -274,12 +275,19 @@ fn commit(
         // An arena keeps what the longest prompt so far needed.
         builder = builder.with_execution_providers([CPU::default().build()])?;
     }
+    let threads = NonZeroUsize::new(wish.threads).unwrap_or(NonZeroUsize::MIN);
+    let kind = kind_of(wish.graph, provider);
     Ok(match graph {
-        GraphSource::File(path) => builder.commit_from_file(path)?,
+        GraphSource::File { path, logits } => {
+            let packs = kind == GraphKind::Packed;
+            match packs.then(|| repack::open(path, logits.as_deref())).flatten() {
+                Some(repacked) => repacked.commit(builder, threads)?,
+                None => builder.commit_from_file(path)?,
+            }
+        }
         GraphSource::Gguf(model) => {
-            let (kind, logits) = (kind_of(wish.graph, provider), Positions::Last);
+            let logits = Positions::Last;
             let options = GraphOptions { kind, logits, context_length: wish.context_length };
-            let threads = NonZeroUsize::new(wish.threads).unwrap_or(NonZeroUsize::MIN);
             gguf::build_graph(model, options)?.commit(builder, threads)?
         }
     })

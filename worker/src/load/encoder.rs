@@ -37,7 +37,7 @@ pub(super) fn encoder(
         Runtime::open(Path::new(&spec.runtime_library)).map_err(|error| error.into_failure())?;
 
     progress(LoadStage::Session, 0.1);
-    let graph = GraphSource::File(model.graph.clone());
+    let graph = GraphSource::File { path: model.graph.clone(), logits: None };
     let built =
         runtime.session(&graph, wish(spec, tokens_max)).map_err(|error| error.into_failure())?;
     let Built { session, provider, assignments, device, .. } = built;

@@ -102,17 +102,18 @@ pub(super) fn read(folder: &Path) -> Result<Model, ModelError> {
     let generation: GenerationConfig = read_json_if_there(&folder.join("generation_config.json"))?;
     let (special, template) = special::read(folder)?;
     let ends = [model.eos_token_id, generation.eos_token_id];
+    let names = names(&model.decoder);
     Ok(Model {
         cache: CacheKind::InPlace,
         architecture: model.kind,
-        graph: GraphSource::File(graph),
+        graph: GraphSource::File { path: graph, logits: Some(names.logits.clone()) },
         tokenizer: TokenizerSource::Json(read_file(&folder.join("tokenizer.json"))?),
         template,
         special,
         bos: model.bos_token_id,
         ends: ends.into_iter().flatten().flat_map(Ids::into_vec).collect(),
         context_length: model.context_length,
-        names: names(&model.decoder),
+        names,
         head_size: model.decoder.head_size,
         kv_heads: model.decoder.num_key_value_heads,
         vocabulary: model.vocab_size,

@@ -66,7 +66,10 @@ pub(super) fn check(path: &Path) -> Result<Facts, ModelError> {
 }
 
 /// Where weights lie is for the model's maker to say, but only below the model's own folder.
-fn beside(graph: &Path, name: &str) -> Result<PathBuf, ModelError> {
+///
+/// # Errors
+/// [`ModelError::Broken`].
+pub(crate) fn beside(graph: &Path, name: &str) -> Result<PathBuf, ModelError> {
     let inside = Path::new(name)
         .components()
         .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));

@@ -3,7 +3,7 @@
 //! What onnx-community, transformers.js and Optimum write. Decides what such a folder holds:
 //! [`super::encoder`] reads those that embed or rerank, decoders are read here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -122,7 +122,7 @@ pub(super) fn read(folder: &Path, variant: Variant<'_>) -> Result<AnyModel, Mode
         let graph = graphs.choose(variant, (&CPU_ORDER, &GPU_ORDER))?;
         let facts = graph_file::check(&graph)?;
         if !facts.has_output("last_hidden_state") || facts.has_output("logits") {
-            let model = decoder(folder, config, (GraphSource::File(graph), facts))?;
+            let model = decoder(folder, config, (graph, facts))?;
             return Ok(AnyModel::Decoder(Box::new(model)));
         }
         // A decoder that was exported to embed, without the files that say so.
@@ -166,7 +166,7 @@ const GPU_ORDER: [&str; 6] = ["q4f16", "fp16", PLAIN, "q4", "quantized", "int8"]
 fn decoder(
     folder: &Path,
     config: Config,
-    (graph, facts): (GraphSource, graph_file::Facts),
+    (graph, facts): (PathBuf, graph_file::Facts),
 ) -> Result<Model, ModelError> {
     refuse_graph(&facts)?;
     let cache = if facts.has_operator("GroupQueryAttention") {
@@ -184,17 +184,18 @@ fn decoder(
         reason: "it does not say `max_position_embeddings`".to_owned(),
     })?;
     let head_size = config.head_size();
+    let names = Names::of_hugging_face();
     let ends = [config.eos_token_id, generation.eos_token_id];
     Ok(Model {
         architecture: config.model_type,
-        graph,
+        graph: GraphSource::File { path: graph, logits: Some(names.logits.clone()) },
         tokenizer: TokenizerSource::Json(read_file(&folder.join("tokenizer.json"))?),
         template,
         special,
         bos: config.bos_token_id.and_then(|ids| ids.into_vec().first().copied()),
         ends: ends.into_iter().flatten().flat_map(Ids::into_vec).collect(),
         context_length,
-        names: Names::of_hugging_face(),
+        names,
         head_size,
         kv_heads: config.num_key_value_heads.or(config.num_attention_heads),
         vocabulary: config.vocab_size.and_then(|size| usize::try_from(size).ok()),
