@@ -94,8 +94,15 @@ def start_sides(arguments, model, stack):
     commands = {f"gguf {graph}": [*ours, graph, model] for graph in arguments.graphs}
     if arguments.folder:
         commands["folder"] = [*ours, "default", arguments.folder]
-        commands["genai"] = [bench_python(), PROJECT / "scripts/peer.py", arguments.folder]
-    return {name: stack.enter_context(Side(name, command)) for name, command in commands.items()}
+    sides = {name: stack.enter_context(Side(name, command)) for name, command in commands.items()}
+    if arguments.folder:
+        sides["genai"] = stack.enter_context(peer_on(arguments.folder))
+    return sides
+
+
+def peer_on(folder):
+    """onnxruntime-genai with a folder of its own, to be asked as our engine is."""
+    return Side("genai", [bench_python(), PROJECT / "scripts/peer.py", folder])
 
 
 class Side:

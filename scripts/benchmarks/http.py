@@ -15,6 +15,7 @@ from pathlib import Path
 from fetch import hearth_home
 
 from .command import DEFAULT_MODEL, PROJECT, Failure, add_command, find_model, positive, say
+from .engine import peer_on
 from .figures import machine_line, summary
 from .gateway import Gateway, gateway_with
 from .streams import Stream, together, until_told
@@ -47,8 +48,11 @@ what is printed: the median of the rounds and the least and most of
   alone, joined      milliseconds between a stream's tokens, four of them running: p50 alone, and
                      p99 while a prompt of about 1,000 tokens joins; and how many times the first
   embeddings         texts per second, so many in a request
+  peer               tokens per second of one sequence in onnxruntime-genai, in its own process and
+                     without HTTP, and how many times that the streams are
 The first round warms up and is not counted. Examples:
   scripts/bench http
+  scripts/bench http --model FOLDER --peer FOLDER
   scripts/bench http --rounds 9 --json http.json
   scripts/bench http --address http://127.0.0.1:11434""",
     )
@@ -59,6 +63,10 @@ The first round warms up and is not counted. Examples:
     command.add_argument(
         "--address", metavar="URL",
         help="a gateway that runs and has both models under the names that their paths end in",
+    )
+    command.add_argument(
+        "--peer", type=Path, metavar="PATH",
+        help="a folder that onnxruntime-genai runs in each round, to compare the streams with",
     )
     command.add_argument("--rounds", type=positive, default=5, metavar="N", help="default: 5")
 
@@ -73,8 +81,11 @@ def measure_http(arguments):
             gateway = Gateway(arguments.address.rstrip("/"))
         else:
             gateway = stack.enter_context(gateway_with(dict(zip(names, map(find_model, paths)))))
+        peer = stack.enter_context(peer_on(arguments.peer)) if arguments.peer else None
         for number in range(arguments.rounds + 1):
             found = one_round(gateway, *names, number)
+            if peer:
+                found |= beside_peer(found, peer)
             if number:
                 rounds.append(found)
             say(f"round {number} of {arguments.rounds}")
@@ -113,6 +124,14 @@ def stream_rate(gateway, model, count, words):
     # A token that is no whole character yet is told with the next.
     tokens = sum(stream.tokens for stream in streams) / sum(len(stream.told) for stream in streams)
     return told * tokens / (end - begin)
+
+
+def beside_peer(found, peer):
+    """What onnxruntime-genai makes of one sequence, and how many times that the streams are."""
+    answer = peer.ask("decode 1")
+    rate = answer["tokens"] / answer["seconds"]
+    times = {f"streams_{n}_of_peer": found[f"streams_{n}_tokens_per_second"] / rate for n in STREAMS}
+    return {"peer_tokens_per_second": rate, **times}
 
 
 def turns(gateway, model, words):
@@ -236,6 +255,9 @@ def print_http(report):
         ("joined p99 / alone p50", "joined_p99_of_alone_p50", 2),
     ]
     rows += [(f"embeddings of {n}, texts/s", f"embeddings_{n}_texts_per_second", 1) for n in TEXTS]
+    if "peer_tokens_per_second" in found:
+        rows.append(("onnxruntime-genai, tokens/s", "peer_tokens_per_second", 1))
+        rows += [(f"{n} stream{'s' * (n > 1)} / its one", f"streams_{n}_of_peer", 2) for n in STREAMS]
     for title, key, digits in rows:
         figures = found[key]
         least, most = (f"{figures[name]:.{digits}f}" for name in ("least", "most"))
