@@ -11,7 +11,7 @@ use hearth_shared::protocol::Sampling;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::select::{Candidate, SUMMED, best, better_first, largest, rounded, weigh};
+use super::select::{Candidate, SUMMED, best, better_first, largest, needed_from, rounded, weigh};
 
 /// How one sequence chooses its tokens.
 #[derive(Debug)]
@@ -90,6 +90,8 @@ impl Sampler {
         let top = top.min(f32::MAX);
         let fraction = (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
         let top_k = usize::try_from(top_k).unwrap_or(usize::MAX);
+        // How many of the first candidates outlive `top_p` for certain.
+        let mut sure = 0;
         let whole = if top_k > 0 && top_k < logits.len() {
             best(logits, top_k, &mut self.candidates);
             for candidate in &mut self.candidates {
@@ -103,12 +105,20 @@ impl Sampler {
                 return pick_in_blocks(logits, &self.sums, whole * fraction);
             }
             let least = least_weight(&self.settings, whole, logits.len());
+            // A little more, because sums in another order are rounded otherwise.
+            let wanted = whole * f64::from(top_p) * (1.0 + 1e-9);
+            let (least, sure_from) = match top_p < 1.0 {
+                true => needed_from(logits, least, wanted),
+                false => (least, least),
+            };
             gather(logits, least, &mut self.candidates);
+            sure = put_first(&mut self.candidates, |candidate| candidate.weight >= sure_from);
             whole
         };
         if top_p < 1.0 {
             let wanted = whole * f64::from(top_p);
-            keep_mass(&mut self.candidates, wanted, better_first, |candidate| candidate.weight);
+            let weight = |candidate: &Candidate| candidate.weight;
+            keep_mass(&mut self.candidates, (sure, wanted), better_first, weight);
         }
         if min_p > 0.0 {
             // The best one weighs 1, so the others' weights are relative to it already.
@@ -169,15 +179,28 @@ fn gather(weights: &[f32], least: f32, candidates: &mut Vec<Candidate>) {
 /// How many of the best are sorted before it is looked whether they hold enough of the mass.
 const FIRST_SORTED: usize = 128;
 
-/// Keeps the fewest first of `order` that weigh `wanted` together; at least one, or all.
+/// Puts those that `belong` before the others, and counts them.
+fn put_first(candidates: &mut [Candidate], belong: impl Fn(&Candidate) -> bool) -> usize {
+    let mut count = 0;
+    for index in 0..candidates.len() {
+        if belong(&candidates[index]) {
+            candidates.swap(index, count);
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Keeps the fewest first of `order` that weigh `wanted` together; at least one, or all. The `sure`
+/// first candidates are known to be among them.
 fn keep_mass<T>(
     candidates: &mut Vec<T>,
-    wanted: f64,
+    (sure, wanted): (usize, f64),
     order: impl Fn(&T, &T) -> Ordering,
     weight: impl Fn(&T) -> f32,
 ) {
-    let mut sorted = 0;
-    let mut mass = 0.0;
+    let mut sorted = sure;
+    let mut mass: f64 = candidates[..sure].iter().map(|sure| f64::from(weight(sure))).sum();
     while sorted < candidates.len() {
         // A vocabulary is long and its best few usually hold nearly all: sort no more than needed.
         let next = (sorted.max(FIRST_SORTED / 8) * 8).min(candidates.len());
@@ -219,7 +242,7 @@ fn keep_typical(
     let nearest = |a: &(f64, Candidate), b: &(f64, Candidate)| {
         a.0.total_cmp(&b.0).then_with(|| better_first(&a.1, &b.1))
     };
-    keep_mass(distances, whole * typical_p, nearest, |(_, candidate)| candidate.weight);
+    keep_mass(distances, (0, whole * typical_p), nearest, |(_, candidate)| candidate.weight);
     candidates.clear();
     candidates.extend(distances.iter().map(|(_, candidate)| *candidate));
 }

@@ -64,6 +64,35 @@ fn keep_best(candidates: &mut Vec<Candidate>, count: usize) {
     }
 }
 
+/// Two weights: below the first nothing is needed to hold `wanted` with the heaviest, and from the
+/// second on all is. They are close; if all there is does not hold it, they are `least`.
+///
+/// Weights are counted by their size, eight steps to a power of two, and none is moved: sorting a
+/// vocabulary of which many tokens are about as likely would take as long as a layer of the model.
+/// What weighs less than `least` is passed over.
+pub(super) fn needed_from(weights: &[f32], least: f32, wanted: f64) -> (f32, f32) {
+    /// The bits below a step; those above are exponent and step, which order positive numbers.
+    const STEP_BITS: u32 = 20;
+    const STEPS: usize = 1 << (31 - STEP_BITS);
+    let mut steps = [0.0_f64; STEPS];
+    for block in weights.chunks(BLOCK).filter(|block| largest(block) >= least) {
+        for &weight in block.iter().filter(|&&weight| weight >= least) {
+            steps[(weight.to_bits() >> STEP_BITS) as usize % STEPS] += f64::from(weight);
+        }
+    }
+    let mut mass = 0.0;
+    // Every step fits the bits that it was taken from.
+    let weight_of = |step: usize| f32::from_bits((step as u32) << STEP_BITS);
+    for (step, sum) in steps.iter().enumerate().rev() {
+        mass += sum;
+        // Of nothing wanted the best one is left.
+        if *sum > 0.0 && mass >= wanted {
+            return (weight_of(step).max(least), weight_of(step + 1).max(least));
+        }
+    }
+    (least, least)
+}
+
 /// How many weights have a sum of their own.
 pub(super) const SUMMED: usize = 512;
 
@@ -75,33 +104,62 @@ pub(super) fn weigh(
     sums: &mut Vec<f64>,
 ) -> f64 {
     sums.clear();
-    for block in logits.chunks_mut(SUMMED) {
-        for logit in &mut *block {
-            *logit = exp_of_negative((finite(*logit) - best) / temperature);
+    in_wide_lanes(|| {
+        for block in logits.chunks_mut(SUMMED) {
+            for logit in &mut *block {
+                *logit = exp_of_negative((finite(*logit) - best) / temperature);
+            }
+            sums.push(sum(block));
         }
-        sums.push(sum(block));
-    }
+    });
     sums.iter().sum()
+}
+
+/// Runs a loop of this file with the processor's wider registers, where it has them: the same
+/// operations on more numbers at once, so the same bits.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the loop has to be compiled where the registers are")]
+fn in_wide_lanes<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        if is_x86_feature_detected!("avx2") {
+            #[expect(unsafe_code, reason = "the compiler can't know the processor")]
+            // SAFETY: it has just said that it has the instructions.
+            return unsafe { with_avx2(work) };
+        }
+    }
+    work()
 }
 
 /// The natural logarithm of the sum of e^number, the `largest` of which is known and finite.
 pub(super) fn log_sum_exp(numbers: &[f32], largest: f32) -> f64 {
-    let mut whole = 0.0;
-    let mut weights = [0.0; SUMMED];
-    for block in numbers.chunks(SUMMED) {
-        for (weight, &number) in weights.iter_mut().zip(block) {
-            *weight = exp_of_negative(finite(number) - largest);
+    let whole = in_wide_lanes(|| {
+        let mut whole = 0.0;
+        let mut weights = [0.0; SUMMED];
+        for block in numbers.chunks(SUMMED) {
+            for (weight, &number) in weights.iter_mut().zip(block) {
+                *weight = exp_of_negative(finite(number) - largest);
+            }
+            whole += sum(&weights[..block.len()]);
         }
-        whole += sum(&weights[..block.len()]);
-    }
+        whole
+    });
     f64::from(largest) + whole.ln()
 }
 
 /// +∞ would make every difference to it no number; `f32::min` would make a number of none.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as `in_wide_lanes`")]
 fn finite(number: f32) -> f32 {
     if number > f32::MAX { f32::MAX } else { number }
 }
 
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as `in_wide_lanes`")]
 fn sum(numbers: &[f32]) -> f64 {
     let mut lanes = [0.0_f32; LANES];
     let chunks = numbers.chunks_exact(LANES);
@@ -126,6 +184,8 @@ const LEAST_EXPONENT: f32 = -87.0;
 /// e^x for x ≤ 0, within two units in the last place; 0 for what is no number.
 ///
 /// The libraries' function is a call for each number; this one compiles to a loop over lanes.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as `in_wide_lanes`")]
 fn exp_of_negative(x: f32) -> f32 {
     // 1.5 · 2^23: adding it rounds to an integer, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
@@ -196,6 +256,32 @@ mod tests {
             assert_eq!(exp_of_negative(nothing), 0.0);
         }
         assert_eq!(exp_of_negative(0.0), 1.0);
+    }
+
+    #[test]
+    fn the_last_that_is_needed_is_that_of_sorting_everything() {
+        for (count, wanted) in [(1, 0.5), (100, 0.01), (1000, 0.5), (5000, 0.9), (5000, 0.999)] {
+            let weights: Vec<f32> =
+                numbers(count).iter().map(|number| (-number / 40.0).exp()).collect();
+            let whole: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+            let mut sorted = weights.clone();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let mut mass = 0.0;
+            let last = *sorted
+                .iter()
+                .find(|&&weight| {
+                    mass += f64::from(weight);
+                    mass >= whole * wanted
+                })
+                .unwrap();
+            let (from, sure) = needed_from(&weights, 0.0, whole * wanted);
+            assert!(from <= last && last < sure, "{count} {wanted}: {from} {last} {sure}");
+            assert!(sure <= from * 1.126, "{count} {wanted}: {from} {sure}");
+        }
+        // What is passed over can't be needed, and what can't be reached needs all.
+        assert_eq!(needed_from(&[0.5, 0.25, 0.125], 0.2, 0.8), (0.2, 0.2));
+        assert_eq!(needed_from(&[f32::NAN, 0.0, 1.0], 0.0, 2.0), (0.0, 0.0));
+        assert_eq!(needed_from(&[0.5, 1.0], 0.0, 0.0), (1.0, 1.125));
     }
 
     #[test]
