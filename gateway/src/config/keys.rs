@@ -48,7 +48,7 @@ pub const KEYS: [Key; 30] = [
     key("keep_alive_max", Kind::Text, "the longest keep_alive that a request may set [for ever]"),
     key("keep_alive_client", Kind::Text, "obey or ignore the keep_alive of requests [obey]"),
     key("execution_provider", Kind::Text, "auto, cpu, cuda or directml [auto]"),
-    key("graph", Kind::Text, "what GGUF graphs are good at: default, exact or memory [default]"),
+    key("graph", Kind::Text, "what graphs are good at: default, exact or memory [default]"),
     key("cuda_graphs", Kind::Text, "on or off: CUDA captures decode steps [off]"),
     key("threads", Kind::Number, "threads per forward pass [all cores]"),
     key("slots", Kind::Number, "requests a model serves at once [the worker's choice]"),

@@ -66,7 +66,7 @@ pub struct ModelSettings {
     pub threads: Option<NonZeroU32>,
     /// Where it runs.
     pub execution_provider: ExecutionProvider,
-    /// What a graph that is built from a GGUF file is good at.
+    /// What a graph that is built or changed at the load is good at.
     pub graph: GraphChoice,
     /// Whether CUDA captures decode steps.
     pub cuda_graphs: bool,
