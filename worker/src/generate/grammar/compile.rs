@@ -164,6 +164,11 @@ fn shortened(error: &str) -> String {
     if error.starts_with("NoExtension") {
         return "nothing can follow it".to_owned();
     }
+    // The library tells of a setting of its own there, which is no client's.
+    if error.starts_with("oneOf constraints are not supported") {
+        return "`oneOf` can't be enforced unless its options exclude each other plainly; `anyOf` can"
+            .to_owned();
+    }
     let text = error.split("\n<").next().unwrap_or_default().trim();
     let text = match text.strip_prefix("Unsatisfiable schema: ") {
         Some(why) => format!("nothing can satisfy the schema: {why}"),

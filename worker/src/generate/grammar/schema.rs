@@ -35,6 +35,10 @@ const REFUSED: [&str; 18] = [
 /// together: numbers are followed remainder by remainder.
 const MULTIPLE_MAX: u64 = 10_000;
 
+/// Keywords whose value is a number of things.
+const COUNTS: [&str; 6] =
+    ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"];
+
 /// Formats that are enforced.
 const FORMATS: [&str; 10] =
     ["date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
@@ -151,6 +155,7 @@ impl Findings {
             return Err(format!("`{word}` can't be enforced (in {})", place(path)));
         }
         check_format(keywords, path)?;
+        COUNTS.iter().for_each(|word| make_whole(keywords, word));
         if let Some(multiple) = keywords.get("multipleOf") {
             let Some(digits) =
                 digits(multiple).filter(|digits| (1..=MULTIPLE_MAX).contains(digits))
@@ -178,6 +183,15 @@ impl Findings {
         let states = ["properties", "required"].iter().any(|&word| keywords.contains_key(word));
         self.composes |= keywords.contains_key("allOf") || (joins && states);
         Ok(())
+    }
+}
+
+/// To JSON Schema `2.0` is a whole number; to the compiler it is none.
+fn make_whole(keywords: &mut Map<String, Value>, word: &str) {
+    let Some(number) = keywords.get_mut(word).filter(|number| number.is_f64()) else { return };
+    if let Some(whole) = number.to_string().strip_suffix(".0").and_then(|it| it.parse::<u64>().ok())
+    {
+        *number = whole.into();
     }
 }
 

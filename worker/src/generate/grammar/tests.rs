@@ -256,6 +256,13 @@ fn thoughts_come_before_what_is_constrained() {
 }
 
 #[test]
+fn a_number_of_things_may_have_a_decimal_point() {
+    let ones = schema(r#"{"type": "array", "items": {"const": 1}, "maxItems": 2.0}"#);
+    let (passed, _) = Model::small().follow(&ones, "[1,1,1]");
+    assert_eq!(passed, "[1,1");
+}
+
+#[test]
 fn what_can_not_be_enforced_is_refused_in_words() {
     let model = Model::small();
     let deep = format!("{}1{}", "{\"items\":".repeat(60), "}".repeat(60));
@@ -269,6 +276,10 @@ fn what_can_not_be_enforced_is_refused_in_words() {
         (
             schema(r#"{"uniqueItems": true}"#),
             "`uniqueItems` can't be enforced (in the JSON schema)",
+        ),
+        (
+            schema(r#"{"oneOf": [{"type": "string"}, {"minLength": 2}]}"#),
+            "`oneOf` can't be enforced unless its options exclude each other",
         ),
         (schema(r#"{"type": "string", "format": "iri"}"#), "the format `iri` can't be enforced"),
         (schema(r#"{"$ref": "https://example.com/x"}"#), "`$ref` must be a plain path"),
