@@ -2,7 +2,7 @@
 //!
 //! A request walks through the modules in this order. `server` accepts it, `guard` refuses
 //! strangers, `route` picks the endpoint; `openai` or `ollama` parses it into one shared request,
-//! with the help of `fields`, `messages`, `tools` and `sampling`. `generation` looks the model up in
+//! with the help of `fields`, `known`, `messages`, `tools` and `sampling`. `generation` looks the model up in
 //! the `catalog`, lays the `recipe` of a derived one into the request, gets a lease from the `fleet` and sends it; `oneshot` does so for work that
 //! generates nothing. The fleet starts, keeps and ends the worker
 //! processes; `control` is where it is told to load or unload, and tells what happens. What comes
@@ -27,6 +27,7 @@ pub mod server;
 pub mod guard;
 pub mod route;
 pub mod fields;
+mod known;
 pub mod messages;
 pub mod tools;
 pub mod sampling;

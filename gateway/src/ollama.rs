@@ -1,6 +1,6 @@
 //! Ollama's dialect: request JSON → the shared request; replies → response JSON.
 //!
-//! One file per endpoint. Field names, their order and the words are Ollama's, because its own
+//! One file per endpoint, and `fields` says what becomes of each field. Field names, their order and the words are Ollama's, because its own
 //! client and others parse them; what we add stands after them.
 
 pub mod chat;
@@ -15,6 +15,7 @@ pub mod ps;
 pub mod tags;
 pub mod warm;
 mod answer;
+mod fields;
 pub(crate) mod options;
 mod think;
 

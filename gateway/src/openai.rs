@@ -1,7 +1,7 @@
 //! OpenAI's dialect: request JSON → the shared request; replies → response JSON.
 //!
-//! One file per endpoint, and what several share: `known` says what becomes of each field,
-//! `decoding`, `format` and `thinking` read what all generating endpoints have.
+//! One file per endpoint, and what several share: `decoding`, `format` and `thinking` read what all
+//! generating endpoints have.
 
 pub mod chat;
 pub mod completions;
@@ -11,8 +11,23 @@ pub mod rerank;
 pub mod tokenize;
 pub mod models;
 pub mod openapi;
-mod known;
 mod decoding;
 mod format;
 mod thinking;
 mod usage;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::known::tests::check_page;
+
+    #[test]
+    fn the_documentation_says_what_the_tables_say() {
+        let tables = [
+            ("chat", chat::FIELDS),
+            ("completions", completions::FIELDS),
+            ("responses", responses::FIELDS),
+        ];
+        check_page("compatibility.md", &tables);
+    }
+}

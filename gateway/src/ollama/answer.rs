@@ -11,13 +11,14 @@ use hyper::Response;
 use serde_json::{Map, Value};
 
 use self::line::{End, Said, line};
-use super::warm;
+use super::{fields, warm};
 use crate::app::App;
 use crate::catalog::Offer;
 use crate::error::ApiError;
 use crate::fields::parse_object;
 use crate::generation::{Ask, Choice, Generation, ToolCall, find_named, new_call_id};
 use crate::http;
+use crate::known::{self, Known};
 use crate::metrics::RequestMeter;
 use crate::server::ReadBody;
 use crate::stream::{self as body, Body, ndjson};
@@ -36,6 +37,13 @@ impl Shape {
         match self {
             Self::Chat => "/api/chat",
             Self::Generate => "/api/generate",
+        }
+    }
+
+    fn fields(self) -> &'static [Known] {
+        match self {
+            Self::Chat => fields::CHAT,
+            Self::Generate => fields::GENERATE,
         }
     }
 }
@@ -67,6 +75,7 @@ pub(super) async fn serve(
     let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
+    let unknown = fields::unknown(&map, shape.fields());
     let offer = find_named(app, &map).await;
     if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
         recipe.under_options(&mut map);
@@ -86,7 +95,8 @@ pub(super) async fn serve(
     let generation = Generation::start(app, &offer.model, ask.keep_alive, body, meter).await;
     let generation = generation.map_err(|error| by_num_ctx(error, num_ctx))?;
     let answer = Answer { shape, model: ask.model, generation, call: None };
-    if stream { Ok(answer.streamed()) } else { answer.whole().await }
+    let response = if stream { answer.streamed() } else { answer.whole().await? };
+    Ok(known::mark(response, unknown))
 }
 
 /// A model that can't think must not be taken for one that had nothing to think about.

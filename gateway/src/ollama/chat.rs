@@ -5,8 +5,8 @@ use hyper::Response;
 use serde_json::{Map, Value};
 
 use super::answer::{self, Parsed, Request, Shape};
-use super::options;
 use super::think::{self, Think};
+use super::{fields, options};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, kind_of};
@@ -31,8 +31,9 @@ pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
 }
 
 /// `None` beside the model where there is nothing to answer, only to load or unload.
-fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
+pub(super) fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
     let fields = Fields::new(map);
+    fields::check(fields, fields::CHAT)?;
     let ask = options::ask(fields)?;
     let messages = fields.array("messages")?.unwrap_or_default();
     if messages.is_empty() {

@@ -11,7 +11,7 @@ use hearth_shared::protocol::{Chat, JsonText, ModelKind, Prompt};
 use hyper::Response;
 use serde_json::{Map, Value, json};
 
-use super::{blobs, manage, options, pull};
+use super::{blobs, fields, manage, options, pull};
 use crate::app::App;
 use crate::catalog::{Model, Offer};
 use crate::error::ApiError;
@@ -22,19 +22,6 @@ use crate::oneshot::Call;
 use crate::recipe::Recipe;
 use crate::server::ReadBody;
 use crate::stream::Body;
-
-/// What would change the weights, or how Ollama's own engine reads them, or comes from elsewhere.
-const REFUSED: [&str; 9] = [
-    "adapters",
-    "draft",
-    "info",
-    "modelfile",
-    "parser",
-    "quantization",
-    "quantize",
-    "remote_host",
-    "renderer",
-];
 
 /// Where the weights are.
 enum Source {
@@ -81,7 +68,8 @@ pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
 }
 
 /// A model to be made.
-struct Request {
+#[derive(Debug)]
+pub(super) struct Request {
     name: ModelName,
     streamed: bool,
     base: Base,
@@ -90,6 +78,7 @@ struct Request {
 }
 
 /// What a model is made of.
+#[derive(Debug)]
 enum Base {
     /// What was uploaded under this digest.
     Uploaded(String),
@@ -97,14 +86,12 @@ enum Base {
     From(String),
 }
 
-fn parse(map: &Map<String, Value>) -> Result<Request, ApiError> {
+pub(super) fn parse(map: &Map<String, Value>) -> Result<Request, ApiError> {
     let fields = Fields::new(map);
     let ask = options::ask(fields)?;
     let streamed = options::stream(fields)?;
     let name = manage::new_name("model", &ask.model)?;
-    for refused in REFUSED {
-        fields.refuse(refused, &[json!(""), json!([]), json!({})])?;
-    }
+    fields::check(fields, fields::CREATE)?;
     let base = match (uploaded(fields)?, fields.text("from")?.filter(|from| !from.is_empty())) {
         (Some(digest), None) => Base::Uploaded(digest.to_owned()),
         (None, Some(from)) => Base::From(from.to_owned()),

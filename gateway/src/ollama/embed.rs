@@ -8,7 +8,7 @@ use hearth_shared::protocol::{Embed, EmbedInput};
 use hyper::Response;
 use serde_json::{Map, Value, json};
 
-use super::{options, warm};
+use super::{fields, options, warm};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
@@ -28,7 +28,7 @@ const INPUTS_MAX: usize = 2048;
 pub async fn embed(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let meter = RequestMeter::start("/api/embed");
     let arrived = meter.arrived();
-    let (ask, vectors) = answer(app, meter, request_body, inputs).await?;
+    let (ask, vectors) = answer(app, meter, request_body, parse_new).await?;
     Ok(http::json(&match vectors {
         None => json!({ "model": ask.model, "embeddings": [] }),
         Some(Encoded { items, prompt_tokens, waited }) => json!({
@@ -47,7 +47,7 @@ pub async fn embed(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
 /// [`ApiError`]
 pub async fn embeddings(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let meter = RequestMeter::start("/api/embeddings");
-    let (_, vectors) = answer(app, meter, request_body, prompt).await?;
+    let (_, vectors) = answer(app, meter, request_body, parse_older).await?;
     let first = vectors.and_then(|vectors| vectors.items.into_iter().next());
     Ok(http::json(&json!({ "embedding": first.unwrap_or_default() })))
 }
@@ -57,7 +57,7 @@ pub async fn embeddings(app: &App, request_body: ReadBody) -> Result<Response<Bo
 /// # Errors
 /// [`ApiError::Invalid`] that names the field.
 pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
-    parse(map, inputs).map(drop)
+    parse_new(map).map(drop)
 }
 
 /// Whether these are the fields of a request.
@@ -65,7 +65,7 @@ pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
 /// # Errors
 /// [`ApiError::Invalid`] that names the field.
 pub(crate) fn check_older(map: &Map<String, Value>) -> Result<(), ApiError> {
-    parse(map, prompt).map(drop)
+    parse_older(map).map(drop)
 }
 
 /// `None` where there was nothing to embed, only to load or unload.
@@ -73,9 +73,9 @@ async fn answer(
     app: &App,
     mut meter: RequestMeter,
     request_body: ReadBody,
-    read: impl FnOnce(Fields<'_>) -> Result<Vec<String>, ApiError>,
+    parse: impl FnOnce(&Map<String, Value>) -> Result<Parsed, ApiError>,
 ) -> Result<(Ask, Option<Encoded<Vec<f32>>>), ApiError> {
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map, read));
+    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
     drop(request_body);
     let (ask, body) = meter.check(parsed)?;
     let Some(body) = body else {
@@ -89,15 +89,25 @@ async fn answer(
     Ok((ask, Some(call.embed(body).await?)))
 }
 
-fn parse(
-    map: &Map<String, Value>,
-    read: impl FnOnce(Fields<'_>) -> Result<Vec<String>, ApiError>,
-) -> Result<(Ask, Option<Embed>), ApiError> {
+/// Without texts where there is only to load or unload.
+type Parsed = (Ask, Option<Embed>);
+
+pub(super) fn parse_new(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
     let fields = Fields::new(map);
+    fields::check(fields, fields::EMBED)?;
+    parse(fields, inputs(fields)?)
+}
+
+pub(super) fn parse_older(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
+    let fields = Fields::new(map);
+    fields::check(fields, fields::EMBEDDINGS)?;
+    parse(fields, prompt(fields)?)
+}
+
+fn parse(fields: Fields<'_>, texts: Vec<String>) -> Result<Parsed, ApiError> {
     let ask = options::ask(fields)?;
     // None of them means anything to an encoder.
     fields.object("options", "options.")?;
-    let texts = read(fields)?;
     if texts.is_empty() {
         return Ok((ask, None));
     }
@@ -131,9 +141,9 @@ mod tests {
 
     fn parsed(
         value: &Value,
-        read: impl FnOnce(Fields<'_>) -> Result<Vec<String>, ApiError>,
+        parse: impl FnOnce(&Map<String, Value>) -> Result<Parsed, ApiError>,
     ) -> Result<Option<Embed>, String> {
-        let parsed = parse(value.as_object().unwrap(), read);
+        let parsed = parse(value.as_object().unwrap());
         parsed.map(|(_, body)| body).map_err(|error| error.to_string())
     }
 
@@ -145,16 +155,16 @@ mod tests {
     fn one_text_and_many_are_read_and_cut_unless_told_otherwise() {
         let text = |text: &str| EmbedInput::Text(text.to_owned());
         let body = json!({"model": "m", "input": "a", "options": {"num_ctx": 9}});
-        let one = parsed(&body, inputs).unwrap();
+        let one = parsed(&body, parse_new).unwrap();
         assert!(one.as_ref().unwrap().truncate);
         assert_eq!(texts(one), [text("a")]);
         let body = json!({"model": "m", "input": ["a", ""], "truncate": false, "dimensions": 4});
-        let many = parsed(&body, inputs).unwrap();
+        let many = parsed(&body, parse_new).unwrap();
         let many = many.unwrap();
         assert_eq!((many.truncate, many.dimensions), (false, Some(4)));
         assert_eq!(many.inputs, [text("a"), text("")]);
         let body = json!({"model": "m", "prompt": "a"});
-        assert_eq!(texts(parsed(&body, prompt).unwrap()), [text("a")]);
+        assert_eq!(texts(parsed(&body, parse_older).unwrap()), [text("a")]);
     }
 
     #[test]
@@ -164,19 +174,19 @@ mod tests {
             json!({"model": "m", "input": ""}),
             json!({"model": "m", "input": []}),
         ] {
-            assert_eq!(parsed(&body, inputs), Ok(None), "{body}");
+            assert_eq!(parsed(&body, parse_new), Ok(None), "{body}");
         }
-        assert_eq!(parsed(&json!({"model": "m", "prompt": ""}), prompt), Ok(None));
+        assert_eq!(parsed(&json!({"model": "m", "prompt": ""}), parse_older), Ok(None));
     }
 
     #[test]
     fn a_wrong_field_is_named() {
         let body = json!({"model": "m", "input": [[1]]});
         assert_eq!(
-            parsed(&body, inputs).unwrap_err(),
+            parsed(&body, parse_new).unwrap_err(),
             "`input` must be a string or an array of strings, not an array"
         );
         let body = json!({"model": "m", "input": "a", "dimensions": 0});
-        assert_eq!(parsed(&body, inputs).unwrap_err(), "`dimensions` must be at least 1, not 0");
+        assert_eq!(parsed(&body, parse_new).unwrap_err(), "`dimensions` must be at least 1, not 0");
     }
 }

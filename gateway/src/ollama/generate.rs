@@ -5,8 +5,8 @@ use hyper::Response;
 use serde_json::{Map, Value, json};
 
 use super::answer::{self, Parsed, Request, Shape};
-use super::options;
 use super::think::{self, Think};
+use super::{fields, options};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -31,15 +31,17 @@ pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
 }
 
 /// `None` beside the model where there is nothing to answer, only to load or unload.
-fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
+pub(super) fn parse(map: &Map<String, Value>) -> Result<Parsed, ApiError> {
     let fields = Fields::new(map);
+    // Before the table would, in words that say more.
+    options::refuse_images(fields, "images")?;
+    fields::check(fields, fields::GENERATE)?;
     let ask = options::ask(fields)?;
     let text = fields.text("prompt")?.unwrap_or("");
     let suffix = fields.text("suffix")?.filter(|suffix| !suffix.is_empty());
     if text.is_empty() && suffix.is_none() {
         return Ok((ask, None));
     }
-    options::refuse_images(fields, "images")?;
     let Think { variables, must_think } = think::read(fields)?;
     let is_raw = fields.flag("raw")?.unwrap_or(false);
     let system = fields.text("system")?.filter(|system| !system.is_empty());

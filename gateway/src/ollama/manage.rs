@@ -7,12 +7,12 @@ use hearth_shared::ids::ModelName;
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value};
 
-use super::options;
+use super::{fields, options};
 use crate::app::App;
 use crate::catalog::Offer;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
-use crate::generation::{find_model, find_offer};
+use crate::generation::{Ask, find_model, find_offer};
 use crate::http;
 use crate::hub::without_host;
 use crate::server::ReadBody;
@@ -49,8 +49,9 @@ pub(crate) fn check_copy(map: &Map<String, Value>) -> Result<(), ApiError> {
     parse_copy(map).map(drop)
 }
 
-fn parse_copy(map: &Map<String, Value>) -> Result<(String, ModelName), ApiError> {
+pub(super) fn parse_copy(map: &Map<String, Value>) -> Result<(String, ModelName), ApiError> {
     let fields = Fields::new(map);
+    fields::check(fields, fields::COPY)?;
     let missing = |name| ApiError::invalid(name, format!("`{name}` is missing"));
     let source = fields.text("source")?.ok_or_else(|| missing("source"))?;
     let destination = fields.text("destination")?.ok_or_else(|| missing("destination"))?;
@@ -62,9 +63,8 @@ fn parse_copy(map: &Map<String, Value>) -> Result<(String, ModelName), ApiError>
 /// # Errors
 /// [`ApiError`]
 pub async fn delete(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let map = parse_object(request_body.as_ref())?;
+    let ask = parse_delete(&parse_object(request_body.as_ref())?)?;
     drop(request_body);
-    let ask = options::ask(Fields::new(&map))?;
     remove(app, &ask.model).await?;
     Ok(http::status(StatusCode::OK, ""))
 }
@@ -74,7 +74,13 @@ pub async fn delete(app: &App, request_body: ReadBody) -> Result<Response<Body>,
 /// # Errors
 /// [`ApiError::Invalid`] that names the field.
 pub(crate) fn check_delete(map: &Map<String, Value>) -> Result<(), ApiError> {
-    options::ask(Fields::new(map)).map(drop)
+    parse_delete(map).map(drop)
+}
+
+pub(super) fn parse_delete(map: &Map<String, Value>) -> Result<Ask, ApiError> {
+    let fields = Fields::new(map);
+    fields::check(fields, fields::DELETE)?;
+    options::ask(fields)
 }
 
 /// Deletes the model that a client means by what it wrote, in whichever dialect. It may not work any

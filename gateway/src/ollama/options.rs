@@ -53,8 +53,7 @@ pub(super) fn generate(fields: Fields<'_>, prompt: Prompt) -> Result<Generate, A
 
 /// Options over Ollama's defaults.
 ///
-/// One that is not read here is passed over, as Ollama does with those that it does not know: they
-/// say how Ollama's own engine should run.
+/// One that is not read here changes nothing; `fields` knows which of them are Ollama's.
 ///
 /// # Errors
 /// [`ApiError::Invalid`] that names the option.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
-use super::{manage, options};
+use super::{fields, manage, options};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, parse_object};
@@ -62,12 +62,10 @@ pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
     parse(map).map(drop)
 }
 
-fn parse(map: &Map<String, Value>) -> Result<(Ask, bool), ApiError> {
+pub(super) fn parse(map: &Map<String, Value>) -> Result<(Ask, bool), ApiError> {
     let fields = Fields::new(map);
-    let ask = options::ask(fields)?;
-    // Where models come from, the gateway's settings say.
-    fields.flag("insecure")?;
-    Ok((ask, options::stream(fields)?))
+    fields::check(fields, fields::PULL)?;
+    Ok((options::ask(fields)?, options::stream(fields)?))
 }
 
 async fn wanted(app: &App, written: &str) -> Result<Wanted, ApiError> {

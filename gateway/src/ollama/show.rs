@@ -4,7 +4,7 @@ use hyper::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Details, date, options};
+use super::{Details, date, fields, options};
 use crate::app::App;
 use crate::describe::read_offer;
 use crate::error::ApiError;
@@ -71,7 +71,8 @@ pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
     parse(map).map(drop)
 }
 
-fn parse(map: &Map<String, Value>) -> Result<(Ask, bool), ApiError> {
+pub(super) fn parse(map: &Map<String, Value>) -> Result<(Ask, bool), ApiError> {
     let fields = Fields::new(map);
+    fields::check(fields, fields::SHOW)?;
     Ok((options::ask(fields)?, fields.flag("verbose")?.unwrap_or(false)))
 }

@@ -6,9 +6,9 @@
 use hyper::Response;
 use serde_json::{Map, Value, json};
 
-use super::known::{Known, Treatment};
 use super::{chat, completions, responses};
 use crate::http;
+use crate::known::{Known, Treatment};
 use crate::stream::Body;
 
 /// One thing that can be asked.

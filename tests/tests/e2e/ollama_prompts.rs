@@ -96,6 +96,44 @@ async fn num_ctx_limits_the_prompt_and_the_answer_and_cuts_nothing_off() {
 }
 
 #[tokio::test]
+async fn a_prompt_that_does_not_fit_is_refused_whatever_truncate_and_shift_say() {
+    let gateway = tiny().await;
+    let long = "river ".repeat(2000);
+    let chat = json!({"model": "m", "messages": [{"role": "user", "content": long}]});
+    let alone = json!({"model": "m", "prompt": long});
+    for (path, body) in [("/api/chat", chat), ("/api/generate", alone)] {
+        for says in
+            [json!({}), json!({"truncate": false}), json!({"truncate": true, "shift": true})]
+        {
+            let mut body = body.clone();
+            body.as_object_mut().unwrap().extend(says.as_object().unwrap().clone());
+            let answer = gateway.post(path, &body).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path} {says}");
+            let error = answer.json().await["error"].as_str().unwrap().to_owned();
+            assert!(error.contains("512"), "{path} {says}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_ignored_of_a_request_is_named_in_its_answer() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let ignored = async |path: &str, body: Value| {
+        let answer = gateway.post(path, &body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        let header = answer.headers.get("x-hearth-ignored-fields");
+        header.map(|names| names.to_str().unwrap().to_owned())
+    };
+    let options = json!({"num_gpu": 1, "temprature": 2});
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    let chat = json!({"model": "m", "messages": messages, "keepalive": 1, "options": options});
+    let named = Some("keepalive, options.temprature".to_owned());
+    assert_eq!(ignored("/api/chat", chat).await, named);
+    let whole = json!({"model": "m", "prompt": "hi", "stream": false, "truncate": false});
+    assert_eq!(ignored("/api/generate", whole).await, None);
+}
+
+#[tokio::test]
 async fn a_prompt_is_written_with_the_template_of_its_request() {
     let gateway = tiny().await;
     let options = json!({"temperature": 0, "num_predict": 4});

@@ -54,6 +54,14 @@ async fn an_embedding_model_gives_its_golden_vectors_in_both_dialects() {
         assert_near(&openai["data"][index]["embedding"], &text["embedding"], 2e-5);
         assert_near(&ollama["embeddings"][index], &text["embedding"], 2e-5);
     }
+    for path in ["/api/embed", "/v1/embeddings"] {
+        let body = json!({"model": "bert", "input": input, "truncate": false});
+        let refused = gateway.post(path, &body).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{path}");
+    }
+    let older = json!({"model": "bert", "prompt": input.last().unwrap(), "truncate": false});
+    let refused = gateway.post("/api/embeddings", &older).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     let tokens: usize = texts.iter().map(|text| text["input_ids"].as_array().unwrap().len()).sum();
     assert_eq!(openai["usage"]["prompt_tokens"], tokens);
     let tags = gateway.get("/api/tags").await.json().await;

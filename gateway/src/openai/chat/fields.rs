@@ -1,7 +1,7 @@
 //! Every field of a chat completion that OpenAI documents, and those of other servers that clients
 //! send.
 
-use crate::openai::known::{Known, honoured, ignored, refused};
+use crate::known::{Known, honoured, ignored, refused};
 
 /// What becomes of each.
 pub(in crate::openai) const FIELDS: &[Known] = &[

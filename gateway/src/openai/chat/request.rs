@@ -9,9 +9,10 @@ use super::response::CallForm;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Ask;
+use crate::known;
 use crate::messages;
 use crate::openai::usage::UsageTold;
-use crate::openai::{decoding, known, thinking};
+use crate::openai::{decoding, thinking};
 use crate::tools::Tools;
 
 const TOP_LOGPROBS_MAX: i64 = 20;

@@ -8,8 +8,9 @@ use super::fields::FIELDS;
 use crate::error::ApiError;
 use crate::fields::{Fields, kind_of};
 use crate::generation::Ask;
+use crate::known;
+use crate::openai::decoding;
 use crate::openai::usage::UsageTold;
-use crate::openai::{decoding, known};
 
 const PROMPTS_MAX: usize = 64;
 /// As OpenAI has it.

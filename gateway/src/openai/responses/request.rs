@@ -10,8 +10,9 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Ask;
 use crate::keep_alive::KeepAlive;
+use crate::known;
 use crate::messages;
-use crate::openai::{decoding, format, known, thinking};
+use crate::openai::{decoding, format, thinking};
 use crate::tools::Tools;
 
 const TOP_LOGPROBS_MAX: i64 = 20;

@@ -1,7 +1,7 @@
 //! What becomes of each field of a request: one table per endpoint. Pure.
 //!
-//! The tables are what the parsers start from, what `docs/compatibility.md` shows and what tests go
-//! through row by row, so that none of the three can say something else than the others.
+//! The tables are what the parsers of both dialects start from, what the pages of `docs` show and what
+//! tests go through row by row, so that none of the three can say something else than the others.
 
 use hyper::Response;
 use hyper::header::{HeaderName, HeaderValue};
@@ -18,7 +18,7 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// What becomes of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Treatment {
+pub(crate) enum Treatment {
     /// It does what it says.
     Honoured,
     /// It is taken and changes nothing that a client could see.
@@ -29,19 +29,19 @@ pub(super) enum Treatment {
 
 /// One field.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known {
+pub(crate) struct Known {
     /// Its name.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// What becomes of it.
-    pub(super) treatment: Treatment,
+    pub(crate) treatment: Treatment,
     /// A JSON object with the field, and with others that it needs.
-    pub(super) example: &'static str,
+    pub(crate) example: &'static str,
     /// What else there is to know, for users.
-    pub(super) note: &'static str,
+    pub(crate) note: &'static str,
 }
 
 /// A field that does what it says.
-pub(super) const fn honoured(
+pub(crate) const fn honoured(
     name: &'static str,
     example: &'static str,
     note: &'static str,
@@ -50,7 +50,7 @@ pub(super) const fn honoured(
 }
 
 /// A field that changes nothing.
-pub(super) const fn ignored(
+pub(crate) const fn ignored(
     name: &'static str,
     example: &'static str,
     note: &'static str,
@@ -59,7 +59,7 @@ pub(super) const fn ignored(
 }
 
 /// A field that is refused.
-pub(super) const fn refused(
+pub(crate) const fn refused(
     name: &'static str,
     harmless: &'static [&'static str],
     example: &'static str,
@@ -71,7 +71,7 @@ pub(super) const fn refused(
 ///
 /// # Errors
 /// [`ApiError::Invalid`] that names the field.
-pub(super) fn refuse(fields: Fields<'_>, table: &[Known]) -> Result<(), ApiError> {
+pub(crate) fn refuse(fields: Fields<'_>, table: &[Known]) -> Result<(), ApiError> {
     for known in table {
         if let Treatment::Refused(harmless) = known.treatment
             && fields.get(known.name).is_some()
@@ -82,26 +82,35 @@ pub(super) fn refuse(fields: Fields<'_>, table: &[Known]) -> Result<(), ApiError
     Ok(())
 }
 
-/// Names the fields of a request that no table knows. They are ignored, as OpenAI's servers and
-/// clients expect of each other, but not in silence: a header of the answer names them.
-pub(super) fn unknown(map: &Map<String, Value>, table: &[Known]) -> Option<HeaderValue> {
+/// Names the fields of a request that no table knows. They are ignored, as OpenAI's and Ollama's
+/// servers and clients expect of each other, but not in silence: a header of the answer names them.
+pub(crate) fn unknown(map: &Map<String, Value>, table: &[Known]) -> Option<HeaderValue> {
+    in_a_header(&names_unknown(map, table))
+}
+
+/// The names alone.
+pub(crate) fn names_unknown<'a>(map: &'a Map<String, Value>, table: &[Known]) -> Vec<&'a str> {
     let plain = |name: &str| {
         name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic() && b != b',')
     };
-    let names: Vec<&str> = map
-        .keys()
+    map.keys()
         .map(String::as_str)
         .filter(|name| !table.iter().any(|known| known.name == *name))
         // Only names go into a header that could not be anything else there.
         .filter(|name| plain(name))
         .take(NAMED_MAX)
-        .collect();
+        .collect()
+}
+
+/// Names as the header has them.
+pub(crate) fn in_a_header(names: &[impl AsRef<str>]) -> Option<HeaderValue> {
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     let named = HeaderValue::try_from(names.join(", ")).ok();
     named.filter(|_| !names.is_empty())
 }
 
 /// Names in an answer's head what was ignored of its request.
-pub(super) fn mark(mut response: Response<Body>, unknown: Option<HeaderValue>) -> Response<Body> {
+pub(crate) fn mark(mut response: Response<Body>, unknown: Option<HeaderValue>) -> Response<Body> {
     if let Some(names) = unknown {
         response.headers_mut().insert(IGNORED_FIELDS, names);
     }
@@ -113,7 +122,7 @@ fn values(json: &[&str]) -> Vec<Value> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::fmt::Debug;
 
     use proptest::prelude::*;
@@ -128,7 +137,7 @@ pub(super) mod tests {
     ///
     /// # Panics
     /// If a row is not true.
-    pub(in crate::openai) fn check_each<T: Debug>(
+    pub(crate) fn check_each<T: Debug>(
         table: &[Known],
         base: &Value,
         parse: impl Fn(&Map<String, Value>) -> Result<T, ApiError>,
@@ -164,7 +173,7 @@ pub(super) mod tests {
     ///
     /// # Panics
     /// If it does neither.
-    pub(in crate::openai) fn check_any<T: Debug>(
+    pub(crate) fn check_any<T: Debug>(
         table: &[Known],
         base: &Value,
         parse: impl Fn(&Map<String, Value>) -> Result<T, ApiError>,
@@ -212,18 +221,15 @@ pub(super) mod tests {
         table.iter().map(row).collect()
     }
 
-    /// With `HEARTH_BLESS` set, the documentation is written anew.
-    #[test]
+    /// Holds a page against the tables; with `HEARTH_BLESS` set, it is written anew.
+    ///
+    /// # Panics
+    /// If the page says something else.
     #[expect(clippy::disallowed_methods, reason = "a test is told by who runs it to write")]
-    fn the_documentation_says_what_the_tables_say() {
-        use crate::openai::{chat, completions, responses};
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-        let mut document = std::fs::read_to_string(path).unwrap();
-        for (name, table) in [
-            ("chat", chat::FIELDS),
-            ("completions", completions::FIELDS),
-            ("responses", responses::FIELDS),
-        ] {
+    pub(crate) fn check_page(page: &str, tables: &[(&str, &[Known])]) {
+        let path = format!("{}/../docs/{page}", env!("CARGO_MANIFEST_DIR"));
+        let mut document = std::fs::read_to_string(&path).unwrap();
+        for (name, table) in tables {
             let begin = format!("<!-- fields of {name} -->\n");
             let (before, rest) = document.split_once(&begin).expect("a place for the table");
             let (shown, after) = rest.split_once("<!-- end -->\n").expect("an end of the table");
