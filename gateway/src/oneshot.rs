@@ -11,10 +11,10 @@ use std::time::Duration;
 use hearth_shared::protocol::{Embed, ModelKind, Prompt, RequestFailure, Rerank, Token, Work};
 
 use crate::app::App;
-use crate::catalog::Model;
+use crate::catalog::{Model, Offer};
 use crate::error::ApiError;
 use crate::fleet::{Loss, Replies, Reply, SendError};
-use crate::generation::find_model;
+use crate::generation::find_offer;
 use crate::keep_alive::KeepAlive;
 use crate::metrics::RequestMeter;
 
@@ -22,13 +22,13 @@ use crate::metrics::RequestMeter;
 /// one model each, and their clients have no field to name it in.
 ///
 /// # Errors
-/// As [`find_model`], and [`ApiError::Invalid`] if there is a choice.
-pub async fn find_or_only(app: &App, written: Option<&str>) -> Result<Arc<Model>, ApiError> {
+/// As [`find_offer`], and [`ApiError::Invalid`] if there is a choice.
+pub async fn find_or_only(app: &App, written: Option<&str>) -> Result<Offer, ApiError> {
     if let Some(written) = written.filter(|written| !written.is_empty()) {
-        return find_model(app, written).await;
+        return find_offer(app, written).await;
     }
     match &app.models().await?[..] {
-        [only] => Ok(Arc::clone(only)),
+        [only] => find_offer(app, only.name.as_str()).await,
         _ => {
             let message = "`model` is missing: say which model to use; only where there is just \
                            one may it be left out";

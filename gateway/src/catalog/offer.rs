@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_shared::ids::ModelName;
-use hearth_shared::protocol::Generate;
+use hearth_shared::protocol::{Generate, Prompt};
 use sha2::{Digest as _, Sha256};
 
 use super::{Model, Models, hex, pick};
@@ -50,6 +50,15 @@ impl Offer {
         match self.recipe() {
             Some(recipe) => recipe.around(body),
             None => body,
+        }
+    }
+
+    /// The same for a prompt alone, whose tokens are counted.
+    #[must_use]
+    pub fn laid_around(&self, prompt: Prompt) -> Prompt {
+        match self.recipe() {
+            Some(recipe) => recipe.around_prompt(prompt),
+            None => prompt,
         }
     }
 

@@ -48,14 +48,22 @@ pub(super) async fn list(arguments: ListArguments) -> Result<(), Failure> {
 fn listing(answer: &Value) -> String {
     let models = answer["models"].as_array().map_or(&[][..], Vec::as_slice);
     let mut rows = vec![["NAME", "ID", "SIZE", "MODIFIED"].map(str::to_owned).to_vec()];
+    let made_of = |model: &Value| text(&model["details"]["parent_model"]).to_owned();
+    // A column that would be empty says nothing.
+    let any_is_made = models.iter().any(|model| !made_of(model).is_empty());
+    if any_is_made {
+        rows[0].push("MADE OF".to_owned());
+    }
     rows.extend(models.iter().map(|model| {
-        vec![
+        let mut row = vec![
             text(&model["name"]).to_owned(),
             text(&model["digest"]).chars().take(12).collect(),
             decimal_bytes(model["size"].as_u64().unwrap_or(0)),
             // The day and the minute.
             text(&model["modified_at"]).replacen('T', " ", 1).chars().take(16).collect(),
-        ]
+        ];
+        row.extend(any_is_made.then(|| made_of(model)));
+        row
     }));
     table(&rows)
 }
@@ -73,6 +81,8 @@ fn description(answer: &Value) -> String {
     let capabilities = answer["capabilities"].as_array().map_or(&[][..], Vec::as_slice);
     let capabilities: Vec<&str> = capabilities.iter().map(text).collect();
     let rows = [
+        ("made of", text(&details["parent_model"]).to_owned()),
+        ("system", text(&answer["system"]).lines().next().unwrap_or_default().to_owned()),
         ("format", text(&details["format"]).to_owned()),
         ("architecture", architecture.to_owned()),
         ("parameters", text(&details["parameter_size"]).to_owned()),

@@ -60,6 +60,12 @@ impl Caller {
         self.models.as_ref().is_none_or(|models| models.iter().any(allows))
     }
 
+    /// Whether every model exists for it.
+    #[must_use]
+    pub fn is_for_all_models(&self) -> bool {
+        self.models.is_none()
+    }
+
     /// Whether it may change which models there are, which is everybody's affair.
     ///
     /// # Errors

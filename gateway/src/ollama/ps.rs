@@ -1,11 +1,14 @@
 //! `GET /api/ps`: what is in memory, and what it is doing there.
 //!
 //! Ollama's fields first and exactly; then what only we know. It reads a snapshot and asks nobody,
-//! so looking never wakes or changes a worker. A caller sees the models that it may use; the sums
-//! of memory are of all.
+//! so looking never wakes or changes a worker. A caller sees the models that it may use, and one that
+//! it may use by another name alone, or as a derived model, under that name; the sums of memory are of
+//! all.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use hearth_shared::ids::ModelName;
 use hearth_shared::protocol::{ExecutionProvider, Placement};
 use hyper::Response;
 use serde::Serialize;
@@ -14,6 +17,8 @@ use tokio::time::Instant;
 
 use super::Details;
 use crate::app::App;
+use crate::catalog::Offer;
+use crate::error::ApiError;
 use crate::fleet::scheduler::{NextView, WAITING};
 use crate::fleet::status::{ModelStatus, Snapshot};
 use crate::guard::caller::Caller;
@@ -57,7 +62,7 @@ struct Process<'a> {
     name: String,
     model: String,
     size: u64,
-    digest: &'a str,
+    digest: Cow<'a, str>,
     details: Details<'a>,
     expires_at: String,
     size_vram: u64,
@@ -138,15 +143,20 @@ struct FailedModel {
 }
 
 /// Every process of the caller's models.
-pub fn list(app: &App) -> Response<Body> {
+///
+/// # Errors
+/// [`ApiError::Catalog`], for a caller who may not use all models: what the names that it may use
+/// stand for is not known.
+pub async fn list(app: &App) -> Result<Response<Body>, ApiError> {
+    let names = if app.caller.is_for_all_models() { Vec::new() } else { app.offers().await? };
     let snapshot = app.fleet.snapshot();
-    http::json(&describe(&snapshot, &app.caller, Clocks::now()))
+    Ok(http::json(&describe(&snapshot, Seen { caller: &app.caller, names: &names }, Clocks::now())))
 }
 
-/// The same for those who are told of changes.
+/// The same for those who are told of changes, which are told by the models' own names.
 pub(crate) fn as_json(snapshot: &Snapshot, caller: &Caller) -> Value {
-    serde_json::to_value(describe(snapshot, caller, Clocks::now()))
-        .expect("our own values are JSON")
+    let seen = Seen { caller, names: &[] };
+    serde_json::to_value(describe(snapshot, seen, Clocks::now())).expect("our own values are JSON")
 }
 
 /// As every date of this dialect.
@@ -167,25 +177,57 @@ impl Clocks {
     }
 }
 
-fn describe<'a>(snapshot: &'a Snapshot, caller: &Caller, clocks: Clocks) -> Ps<'a> {
+/// A model as a caller sees it.
+#[derive(Clone, Copy)]
+struct Sight<'a> {
+    status: &'a ModelStatus,
+    /// What it is to a caller who may not use it by its own name.
+    known_as: Option<&'a Offer>,
+}
+
+impl Sight<'_> {
+    fn name(self) -> String {
+        self.known_as.map_or(&self.status.view.name, |offer| &offer.name).with_tag()
+    }
+}
+
+/// Who looks, and what the names that it may use stand for.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    caller: &'a Caller,
+    names: &'a [Offer],
+}
+
+impl<'a> Seen<'a> {
+    fn sights(self, status: &'a ModelStatus) -> Vec<Sight<'a>> {
+        if self.caller.may_use(&status.view.name) {
+            return vec![Sight { status, known_as: None }];
+        }
+        let names = self.names.iter().filter(|offer| offer.model.name == status.view.name);
+        names.map(|offer| Sight { status, known_as: Some(offer) }).collect()
+    }
+}
+
+fn describe<'a>(snapshot: &'a Snapshot, seen: Seen<'a>, clocks: Clocks) -> Ps<'a> {
     let Clocks { now, wall } = clocks;
-    let mine = || snapshot.models.iter().filter(|status| caller.may_use(&status.view.name));
+    let mine = || snapshot.models.iter().flat_map(|status| seen.sights(status));
     let mut live: Vec<(Duration, Process<'_>)> = mine()
-        .filter(|status| status.has_worker())
-        .map(|status| process(status, now, wall))
+        .filter(|sight| sight.status.has_worker())
+        .map(|sight| process(sight, now, wall))
         .collect();
     live.sort_by_key(|(leaves_in, _)| std::cmp::Reverse(*leaves_in));
     Ps {
         models: live.into_iter().map(|(_, process)| process).collect(),
-        failed: mine().filter_map(|status| failed(status, now, wall)).collect(),
+        failed: mine().filter_map(|sight| failed(sight, now, wall)).collect(),
         waiting: mine().filter_map(waiting).collect(),
         memory: memory(snapshot),
     }
 }
 
-fn waiting(status: &ModelStatus) -> Option<WaitingModel> {
-    let name = status.view.name.with_tag();
-    (status.word() == WAITING).then_some(WaitingModel { name, queued: status.view.queued })
+fn waiting(sight: Sight<'_>) -> Option<WaitingModel> {
+    let status = sight.status;
+    let queued = status.view.queued;
+    (status.word() == WAITING).then(|| WaitingModel { name: sight.name(), queued })
 }
 
 fn memory(snapshot: &Snapshot) -> Memory {
@@ -200,11 +242,8 @@ fn memory(snapshot: &Snapshot) -> Memory {
     }
 }
 
-fn process<'a>(
-    status: &'a ModelStatus,
-    now: Instant,
-    wall: jiff::Timestamp,
-) -> (Duration, Process<'a>) {
+fn process(sight: Sight<'_>, now: Instant, wall: jiff::Timestamp) -> (Duration, Process<'_>) {
+    let Sight { status, known_as } = sight;
     let phase = status.view.phase.as_ref();
     let leaves_in = phase.and_then(|phase| phase.next.leaves_in(now)).unwrap_or(FOREVER);
     let card = status.worker.card.as_deref();
@@ -222,11 +261,17 @@ fn process<'a>(
         }
     };
     let process = Process {
-        name: status.view.name.with_tag(),
-        model: status.view.name.with_tag(),
+        name: sight.name(),
+        model: sight.name(),
         size,
-        digest: &status.model.digest,
-        details: Details::plain(&status.model),
+        digest: known_as
+            .map_or(Cow::Borrowed(status.model.digest.as_str()), |offer| offer.digest().into()),
+        details: Details {
+            parent_model: known_as
+                .and_then(Offer::parent)
+                .map_or_else(String::new, ModelName::with_tag),
+            ..Details::plain(&status.model)
+        },
         expires_at: date(later(wall, leaves_in)),
         size_vram,
         context_length: card.map_or(0, |card| card.context_length),
@@ -257,7 +302,8 @@ fn process<'a>(
     (leaves_in, process)
 }
 
-fn failed(status: &ModelStatus, now: Instant, wall: jiff::Timestamp) -> Option<FailedModel> {
+fn failed(sight: Sight<'_>, now: Instant, wall: jiff::Timestamp) -> Option<FailedModel> {
+    let status = sight.status;
     if status.has_worker() {
         return None;
     }
@@ -271,7 +317,7 @@ fn failed(status: &ModelStatus, now: Instant, wall: jiff::Timestamp) -> Option<F
         }
     };
     Some(FailedModel {
-        name: status.view.name.with_tag(),
+        name: sight.name(),
         last_error: Some(failure.to_string()),
         retry_at: retry_at.map(|pause| date(later(wall, pause))),
     })
@@ -342,7 +388,8 @@ pub(crate) mod tests {
         let clocks = Clocks { now: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
         let busy = status("m", NextView::After(KeepAlive::For(Duration::from_secs(10))), "busy");
         let snapshot = Snapshot { models: vec![busy], ..Snapshot::default() };
-        let value = to_value(describe(&snapshot, &Caller::unlimited("a"), clocks)).unwrap();
+        let seen = Seen { caller: &Caller::unlimited("a"), names: &[] };
+        let value = to_value(describe(&snapshot, seen, clocks)).unwrap();
         let entry = value["models"][0].as_object().unwrap();
         let keys: Vec<&str> = entry.keys().map(String::as_str).take(8).collect();
         assert_eq!(
@@ -398,7 +445,8 @@ pub(crate) mod tests {
             status("d", NextView::Retry(None), "failed"),
         ];
         let snapshot = Snapshot { models, ..Snapshot::default() };
-        let value = to_value(describe(&snapshot, &Caller::unlimited("a"), clocks)).unwrap();
+        let seen = Seen { caller: &Caller::unlimited("a"), names: &[] };
+        let value = to_value(describe(&snapshot, seen, clocks)).unwrap();
         let names: Vec<_> =
             value["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
         assert_eq!(names, ["b:latest", "c:latest", "a:latest"]);

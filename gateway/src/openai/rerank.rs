@@ -33,7 +33,7 @@ pub async fn serve(
     let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
     drop(request_body);
     let Request { model, keep_alive, top, shape, body } = meter.check(parsed)?;
-    let found = meter.check(find_or_only(app, model.as_deref()).await)?;
+    let found = meter.check(find_or_only(app, model.as_deref()).await)?.model;
     let name = model.unwrap_or_else(|| found.name.to_string());
     // Only a client that wants its texts back needs a second copy of them.
     let texts = shape.with_texts().then(|| body.documents.clone());

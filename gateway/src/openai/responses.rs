@@ -269,8 +269,9 @@ pub async fn input_tokens(app: &App, request_body: ReadBody) -> Result<Response<
     let CountRequest { model, previous, keep_alive, turn } = meter.check(parsed)?;
     let before = meter.check(conversation(app, previous.as_deref()))?;
     let prompt = meter.check(turn.prompt(&before))?;
-    let model = meter.check(find_or_only(app, model.as_deref()).await)?;
-    let tokens = Call::new(app, model, keep_alive, meter).tokenize(prompt).await?;
+    let offer = meter.check(find_or_only(app, model.as_deref()).await)?;
+    let prompt = offer.laid_around(prompt);
+    let tokens = Call::new(app, offer.model, keep_alive, meter).tokenize(prompt).await?;
     let count = tokens.len();
     Ok(http::json(&json!({ "object": "response.input_tokens", "input_tokens": count })))
 }

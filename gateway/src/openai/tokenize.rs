@@ -29,9 +29,11 @@ pub async fn tokenize(app: &App, request_body: ReadBody) -> Result<Response<Body
     let parsed = parse_object(request_body.as_ref()).and_then(|map| parse_tokenize(&map));
     drop(request_body);
     let Request { model, keep_alive, prompt, pieces, strings } = meter.check(parsed)?;
-    let model = meter.check(find_or_only(app, model.as_deref()).await)?;
-    let name = model.name.clone();
-    let tokens = Call::new(app, model, keep_alive, meter).tokenize(prompt).await?;
+    let offer = meter.check(find_or_only(app, model.as_deref()).await)?;
+    let name = offer.model.name.clone();
+    // As many as a conversation of this name has when it is answered.
+    let prompt = offer.laid_around(prompt);
+    let tokens = Call::new(app, offer.model, keep_alive, meter).tokenize(prompt).await?;
     let snapshot = app.fleet.snapshot();
     let status = snapshot.models.iter().find(|status| status.view.name == name);
     let card = status.and_then(|status| status.worker.card.as_ref());
@@ -52,7 +54,7 @@ pub async fn detokenize(app: &App, request_body: ReadBody) -> Result<Response<Bo
     let parsed = parse_object(request_body.as_ref()).and_then(|map| parse_detokenize(&map));
     drop(request_body);
     let Spelling { model, keep_alive, tokens } = meter.check(parsed)?;
-    let model = meter.check(find_or_only(app, model.as_deref()).await)?;
+    let model = meter.check(find_or_only(app, model.as_deref()).await)?.model;
     let text = Call::new(app, model, keep_alive, meter).detokenize(tokens).await?;
     Ok(http::json(&json!({ "content": text, "prompt": text })))
 }

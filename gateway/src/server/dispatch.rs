@@ -116,7 +116,7 @@ async fn answer(app: &App, parts: &Parts, incoming: Incoming) -> Result<Response
         Route::Root => Ok(http::text("text/plain; charset=utf-8", "Ollama is running")),
         Route::Version => Ok(ollama::version()),
         Route::Tags => ollama::tags::list(app).await,
-        Route::Ps => Ok(ollama::ps::list(app)),
+        Route::Ps => ollama::ps::list(app).await,
         Route::Events => Ok(control::events::stream(app)),
         Route::Load => control::load(app, read(app, incoming).await?).await,
         Route::Unload => control::unload(app, read(app, incoming).await?).await,

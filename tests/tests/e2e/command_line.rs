@@ -141,6 +141,28 @@ async fn models_are_listed_shown_copied_and_deleted() {
 }
 
 #[tokio::test]
+async fn derived_models_are_listed_and_shown_with_what_they_are_made_of() {
+    let gateway = home().start_fake(&[], &[]).await;
+    let body = json!({"model": "helper", "from": "m", "system": "Be brief.\nAnd kind."});
+    gateway.post("/api/create", &body).await.text().await;
+    let list = end(gateway.command(&["list"])).await;
+    let lines: Vec<Vec<&str>> = list
+        .out
+        .lines()
+        .map(|line| line.split("    ").filter(|it| !it.is_empty()).collect())
+        .collect();
+    assert_eq!(lines[0].last().map(|it| it.trim()), Some("MADE OF"), "{}", list.out);
+    let of = |name: &str| {
+        let line = lines.iter().find(|line| line[0].trim() == name).unwrap();
+        line.get(4).map(|it| it.trim())
+    };
+    assert_eq!((of("helper:latest"), of("m:latest")), (Some("m:latest"), None), "{}", list.out);
+    let show = end(gateway.command(&["show", "helper"])).await;
+    let first: Vec<&str> = show.out.lines().take(2).collect();
+    assert_eq!(first, ["made of         m:latest", "system          Be brief."]);
+}
+
+#[tokio::test]
 async fn pull_takes_a_path_in_and_says_what_is_none() {
     let gateway = home().start_fake(&[], &[]).await;
     let elsewhere = tempfile::tempdir().unwrap();

@@ -277,6 +277,68 @@ async fn a_key_for_some_models_may_use_their_other_names_and_no_derived_ones() {
 }
 
 #[tokio::test]
+async fn a_key_for_derived_models_sees_what_runs_under_their_names() {
+    let config = "api_key = 'all'\n[aliases]\nother = 'm'\n\
+                  [[keys]]\nname = 'some'\nkey = 'some'\nmodels = ['helper', 'other']\n";
+    let gateway = home().with_config(config).start_fake(&[], &[]).await;
+    let send = async |key: &str, path: &str, body: Option<Value>| {
+        let bearer = format!("Bearer {key}");
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let body = body.map_or_else(String::new, |body| body.to_string());
+        http::send(gateway.address, method, path, &[("authorization", &bearer)], body).await
+    };
+    let made = send("all", "/api/create", Some(helper())).await;
+    assert_eq!(made.status, StatusCode::OK);
+    let loaded = json!({"model": "helper", "prompt": "", "stream": false});
+    assert_eq!(send("some", "/api/generate", Some(loaded)).await.status, StatusCode::OK);
+    let entries = async |key: &str, path: &str| {
+        let models = send(key, path, None).await.json().await["models"].clone();
+        let fact = |model: &Value| {
+            (
+                model["name"].clone(),
+                model["digest"].clone(),
+                model["details"]["parent_model"].clone(),
+            )
+        };
+        let mut facts: Vec<_> = models.as_array().unwrap().iter().map(fact).collect();
+        facts.sort_by_key(|(name, ..)| name.to_string());
+        facts
+    };
+    let seen = entries("some", "/api/ps").await;
+    let names: Vec<_> = seen.iter().map(|(name, _, of)| (name.clone(), of.clone())).collect();
+    assert_eq!(
+        names,
+        [(json!("helper:latest"), json!("m:latest")), (json!("other:latest"), json!("m:latest"))]
+    );
+    // Clients put the two lists together.
+    assert_eq!(seen, entries("some", "/api/tags").await);
+    let all = entries("all", "/api/ps").await;
+    assert_eq!(all.iter().map(|(name, ..)| name.clone()).collect::<Vec<_>>(), ["m:latest"]);
+}
+
+#[tokio::test]
+async fn tokens_are_counted_of_what_a_derived_model_is_asked() {
+    let gateway = home().start_fake(&[], &[]).await;
+    assert_eq!(create(&gateway, &helper()).await.status, StatusCode::OK);
+    let count = async |model: &str, path: &str, field: &str, mut body: Value| {
+        body["model"] = json!(model);
+        gateway.post(path, &body).await.json().await[field].as_u64().unwrap()
+    };
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    for (path, field, body) in [
+        ("/tokenize", "count", json!({"messages": hi})),
+        ("/v1/responses/input_tokens", "input_tokens", json!({"input": "hi"})),
+    ] {
+        let plain = count("m", path, field, body.clone()).await;
+        let around = count("helper", path, field, body).await;
+        assert!(around > plain, "{path}: {around} and {plain}");
+    }
+    // A text alone has nothing around it.
+    let text = json!({"content": "hi"});
+    assert_eq!(count("helper", "/tokenize", "count", text).await, 2);
+}
+
+#[tokio::test]
 async fn a_recipe_that_makes_no_sense_is_no_model_and_harms_no_other() {
     let home: Home = home();
     std::fs::write(home.path().join("models/bad.model.toml"), "from = 'm'\nsytem = 's'").unwrap();
