@@ -31,6 +31,7 @@ mod openai_completions;
 mod openai_responses;
 mod openai_background;
 mod openai_suite;
+mod schemas;
 mod openapi;
 mod keys;
 mod real_model;
