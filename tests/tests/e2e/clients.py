@@ -104,13 +104,24 @@ def llm_client():
     import subprocess
     import tempfile
 
+    def f(x: int) -> int:
+        return x
+
     with tempfile.TemporaryDirectory() as user:
-        entry = f"- model_id: hearth\n  model_name: m\n  api_base: {HOST}/v1\n"
+        entry = f"- model_id: hearth\n  model_name: m\n  api_base: {HOST}/v1\n  supports_tools: true\n"
         pathlib.Path(user, "extra-openai-models.yaml").write_text(entry)
         command = [sys.executable, "-m", "llm", "-m", "hearth", "--key", "none", "--no-log", "hi"]
         environment = os.environ | {"LLM_USER_PATH": user}
         answer = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert "Well." in answer.stdout, answer
+        os.environ["LLM_USER_PATH"] = user
+        import llm
+
+        model = llm.get_model("hearth")
+        model.key = "none"
+        for stream in (False, True):
+            [call] = model.prompt("hi", tools=[f], stream=stream).tool_calls()
+            assert (call.name, call.arguments) == ("f", {"x": 1}), call
 
 
 CLIENTS = {

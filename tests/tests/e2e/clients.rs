@@ -83,15 +83,45 @@ async fn the_llm_command_works() {
     works("llm").await;
 }
 
-#[tokio::test]
-async fn structure_and_vectors_of_real_models_reach_the_clients() {
+/// With real workers and tiny models.
+async fn works_with_real_models(client: &str) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let home = Home::new(hearth_tests::programs!())
         .with_linked_model("tiny", &fixtures.join("tiny-llama-genai-fp32"))
         .with_linked_model("embed", &fixtures.join("tiny-bert-embed"))
         .with_linked_model("rerank", &fixtures.join("tiny-cross-encoder"));
     let gateway = home.start_real(&[("HEARTH_SLOTS", "2")]).await;
-    if let Some(out) = run(&gateway, "clients_real.py", &[]).await {
-        assert_eq!(out, "all of it works\n");
+    if let Some(out) = run(&gateway, "clients_real.py", &[client]).await {
+        assert!(out.ends_with(&format!("{client} works\n")), "{out}");
     }
+}
+
+#[tokio::test]
+async fn what_real_models_say_reaches_ollamas_package() {
+    works_with_real_models("ollama").await;
+}
+
+#[tokio::test]
+async fn what_real_models_say_reaches_openais_package() {
+    works_with_real_models("openai").await;
+}
+
+#[tokio::test]
+async fn what_real_models_say_reaches_langchain_openai() {
+    works_with_real_models("langchain-openai").await;
+}
+
+#[tokio::test]
+async fn what_real_models_say_reaches_langchain_ollama() {
+    works_with_real_models("langchain-ollama").await;
+}
+
+#[tokio::test]
+async fn what_real_models_say_reaches_litellm() {
+    works_with_real_models("litellm").await;
+}
+
+#[tokio::test]
+async fn what_real_models_say_reaches_the_llm_command() {
+    works_with_real_models("llm").await;
 }

@@ -26,6 +26,7 @@ mod command_line;
 mod openai_client;
 mod clients;
 mod clients_node;
+mod open_webui;
 mod openai_chat;
 mod openai_completions;
 mod openai_responses;

@@ -60,6 +60,19 @@ async function greedy() {
   assert.equal(theirs.eval_count, whole.usage.completion_tokens);
 }
 
+// How long each loaded model is kept, in seconds, is told beside what Ollama tells.
+async function kept() {
+  const seconds = async () => {
+    const { models } = await (await fetch(`${host}/api/ps`)).json();
+    return models.find((model) => model.name === "tiny:latest").keep_alive;
+  };
+  const limits = { model: "tiny", messages };
+  await ai.chat.completions.create({ ...limits, max_tokens: 1, keep_alive: "10m" });
+  assert.equal(await seconds(), 600);
+  await ollama.chat({ ...limits, options: { num_predict: 1 }, keep_alive: "20m" });
+  assert.equal(await seconds(), 1200);
+}
+
 function cosine(one, other) {
   const product = (x, y) => x.reduce((sum, value, place) => sum + value * y[place], 0);
   return product(one, other) / Math.sqrt(product(one, one) * product(other, other));
@@ -96,6 +109,6 @@ async function knowledge(model) {
   while ((await ollama.ps()).models.some((loaded) => loaded.model.startsWith(model)));
 }
 
-for (const check of [structure, greedy, vectors]) await check();
+for (const check of [structure, greedy, kept, vectors]) await check();
 for (const model of process.argv.slice(2)) await knowledge(model);
 console.log("all of it works");
