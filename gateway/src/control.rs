@@ -12,15 +12,32 @@ use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::generation::{Ask, find_model};
 use crate::http;
+use crate::known::{self, Known, honoured};
 use crate::metrics::{Outcome, RequestMeter};
 use crate::server::ReadBody;
 use crate::stream::Body;
 
 /// An unload is waited for no longer than this; the answer says that it is not over.
 const UNLOAD_WAIT_MAX: Duration = Duration::from_secs(10 * 60);
+
+const MODEL: Known = honoured("model", r#"{"model":"other"}"#, "");
+
+/// What becomes of each field of `POST /api/load`.
+pub(crate) const LOADED: &[Known] = &[
+    MODEL,
+    honoured("keep_alive", r#"{"keep_alive":"10s"}"#, "how long the model stays loaded"),
+    honoured("ttl", r#"{"ttl":10}"#, "LM Studio's name of `keep_alive`"),
+];
+
+/// What becomes of each field of `POST /api/unload`.
+pub(crate) const UNLOADED: &[Known] = &[
+    MODEL,
+    honoured("force", r#"{"force":true}"#, "now, whoever uses it"),
+    honoured("wait", r#"{"wait":true}"#, "answers when its memory is back"),
+];
 
 /// `POST /api/load`: answers once the model is loaded.
 ///
@@ -37,14 +54,15 @@ async fn load_model(
     body: &[u8],
     meter: &mut RequestMeter,
 ) -> Result<Response<Body>, ApiError> {
-    let Ask { model: written, keep_alive } = parse_load(&parse_object(body)?)?;
+    let (Ask { model: written, keep_alive }, ignored) = known::read(body, LOADED, parse_load)?;
     let keep_alive = app.caller.keep_alive(keep_alive);
     let model = find_model(app, &written).await?;
     meter.set_model(&model.name);
     let refused = |refusal| ApiError::Refused { model: model.name.clone(), refusal };
     app.fleet.warm(&model, keep_alive).await.map_err(refused)?;
     let state = app.fleet.snapshot().word_of(&model.name);
-    Ok(http::json(&json!({ "model": model.name.with_tag(), "state": state })))
+    let answer = http::json(&json!({ "model": model.name.with_tag(), "state": state }));
+    Ok(known::mark(answer, ignored))
 }
 
 /// Whether these are the fields of a request.
@@ -76,7 +94,8 @@ async fn unload_model(
     body: &[u8],
     meter: &mut RequestMeter,
 ) -> Result<Response<Body>, ApiError> {
-    let Unload { model: written, force, wait } = parse_unload(&parse_object(body)?)?;
+    let (unload, ignored) = known::read(body, UNLOADED, parse_unload)?;
+    let Unload { model: written, force, wait } = unload;
     // A model whose files are gone can still be in memory.
     let name = match find_model(app, &written).await {
         Ok(model) => model.name.clone(),
@@ -98,7 +117,8 @@ async fn unload_model(
     }
     let unloaded = wait && tokio::time::timeout(UNLOAD_WAIT_MAX, gone).await.is_ok();
     let state = app.fleet.snapshot().word_of(&name);
-    Ok(http::json(&json!({ "model": name.with_tag(), "state": state, "unloaded": unloaded })))
+    let answer = json!({ "model": name.with_tag(), "state": state, "unloaded": unloaded });
+    Ok(known::mark(http::json(&answer), ignored))
 }
 
 /// Whether these are the fields of a request.
@@ -110,6 +130,7 @@ pub(crate) fn check_unload(map: &Map<String, Value>) -> Result<(), ApiError> {
 }
 
 /// An order to unload.
+#[derive(Debug)]
 struct Unload {
     model: String,
     force: bool,
@@ -129,4 +150,16 @@ fn finish(
     let response = meter.check(done)?;
     meter.set_outcome(Outcome::Ok);
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::known::tests::check_each;
+
+    #[test]
+    fn every_row_of_the_tables_is_true() {
+        check_each(LOADED, &json!({"model": "m"}), parse_load);
+        check_each(UNLOADED, &json!({"model": "m"}), parse_unload);
+    }
 }

@@ -8,7 +8,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
-use crate::fields::Fields;
+use crate::fields::{Fields, parse_object};
 use crate::stream::Body;
 
 /// Fields of the request that meant nothing to us.
@@ -82,20 +82,49 @@ pub(crate) fn refuse(fields: Fields<'_>, table: &[Known]) -> Result<(), ApiError
     Ok(())
 }
 
-/// Names the fields of a request that no table knows. They are ignored, as OpenAI's and Ollama's
-/// servers and clients expect of each other, but not in silence: a header of the answer names them.
-pub(crate) fn unknown(map: &Map<String, Value>, table: &[Known]) -> Option<HeaderValue> {
-    in_a_header(&names_unknown(map, table))
+/// What the header of an answer names, if anything.
+pub(crate) type Ignored = Option<HeaderValue>;
+
+/// Parses a request, and finds what is ignored of it.
+///
+/// # Errors
+/// [`ApiError::NotJson`], and those of `parse`.
+pub(crate) fn read<T>(
+    body: &[u8],
+    table: &[Known],
+    parse: impl FnOnce(&Map<String, Value>) -> Result<T, ApiError>,
+) -> Result<(T, Ignored), ApiError> {
+    let map = parse_object(body)?;
+    Ok((parse(&map)?, ignored_of(&map, table)))
+}
+
+/// Names the fields of a request that change nothing, whether a table says so or knows nothing of them.
+/// They are ignored, as OpenAI's and Ollama's servers and clients expect of each other, but not in
+/// silence: a header of the answer names them.
+pub(crate) fn ignored_of(map: &Map<String, Value>, table: &[Known]) -> Ignored {
+    in_a_header(&names_ignored(map, table))
 }
 
 /// The names alone.
+pub(crate) fn names_ignored<'a>(map: &'a Map<String, Value>, table: &[Known]) -> Vec<&'a str> {
+    names(map, |name| {
+        let known = table.iter().find(|known| known.name == name);
+        known.is_none_or(|known| known.treatment == Treatment::Ignored)
+    })
+}
+
+/// The names of those that no table knows.
 pub(crate) fn names_unknown<'a>(map: &'a Map<String, Value>, table: &[Known]) -> Vec<&'a str> {
+    names(map, |name| !table.iter().any(|known| known.name == name))
+}
+
+fn names(map: &Map<String, Value>, wanted: impl Fn(&str) -> bool) -> Vec<&str> {
     let plain = |name: &str| {
         name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic() && b != b',')
     };
     map.keys()
         .map(String::as_str)
-        .filter(|name| !table.iter().any(|known| known.name == *name))
+        .filter(|name| wanted(name))
         // Only names go into a header that could not be anything else there.
         .filter(|name| plain(name))
         .take(NAMED_MAX)
@@ -103,15 +132,15 @@ pub(crate) fn names_unknown<'a>(map: &'a Map<String, Value>, table: &[Known]) ->
 }
 
 /// Names as the header has them.
-pub(crate) fn in_a_header(names: &[impl AsRef<str>]) -> Option<HeaderValue> {
+pub(crate) fn in_a_header(names: &[impl AsRef<str>]) -> Ignored {
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     let named = HeaderValue::try_from(names.join(", ")).ok();
     named.filter(|_| !names.is_empty())
 }
 
 /// Names in an answer's head what was ignored of its request.
-pub(crate) fn mark(mut response: Response<Body>, unknown: Option<HeaderValue>) -> Response<Body> {
-    if let Some(names) = unknown {
+pub(crate) fn mark(mut response: Response<Body>, ignored: Ignored) -> Response<Body> {
+    if let Some(names) = ignored {
         response.headers_mut().insert(IGNORED_FIELDS, names);
     }
     response
@@ -194,13 +223,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_no_table_knows_is_named_if_it_can_be() {
-        let table = [ignored("a", "{}", "")];
+    fn what_is_ignored_is_named_if_it_can_be() {
+        let table = [honoured("a", "{}", ""), ignored("i", "{}", ""), refused("r", &[], "{}")];
         let named = |value: Value| {
-            let names = unknown(value.as_object().unwrap(), &table)?;
+            let names = ignored_of(value.as_object().unwrap(), &table)?;
             Some(names.to_str().unwrap().to_owned())
         };
-        assert_eq!(named(json!({"a": 1})), None);
+        assert_eq!(named(json!({"a": 1, "r": 1})), None);
+        assert_eq!(named(json!({"a": 1, "i": 1})), Some("i".to_owned()));
         assert_eq!(named(json!({"b": 1, "a": 1, "c-d": null})), Some("b, c-d".to_owned()));
         assert_eq!(named(json!({"b\r\nset-cookie: x": 1, "é": 1, "x, y": 1})), None);
     }

@@ -15,7 +15,7 @@ pub mod ps;
 pub mod tags;
 pub mod warm;
 mod answer;
-mod fields;
+pub(crate) mod fields;
 pub(crate) mod options;
 mod think;
 

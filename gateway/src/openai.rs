@@ -1,7 +1,7 @@
 //! OpenAI's dialect: request JSON → the shared request; replies → response JSON.
 //!
 //! One file per endpoint, and what several share: `decoding`, `format` and `thinking` read what all
-//! generating endpoints have.
+//! generating endpoints have, and `fields` says what becomes of those of the others.
 
 pub mod chat;
 pub mod completions;
@@ -12,6 +12,7 @@ pub mod tokenize;
 pub mod models;
 pub mod openapi;
 mod decoding;
+mod fields;
 mod format;
 mod thinking;
 mod usage;
@@ -27,6 +28,12 @@ mod tests {
             ("chat", chat::FIELDS),
             ("completions", completions::FIELDS),
             ("responses", responses::FIELDS),
+            ("counting", responses::COUNTED),
+            ("embeddings", fields::EMBEDDINGS),
+            ("rerank with documents", fields::RERANK),
+            ("rerank with texts", fields::RERANK_TEXTS),
+            ("tokenize", fields::TOKENIZE),
+            ("detokenize", fields::DETOKENIZE),
         ];
         check_page("compatibility.md", &tables);
     }

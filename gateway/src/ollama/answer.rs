@@ -75,15 +75,18 @@ pub(super) async fn serve(
     let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let unknown = fields::unknown(&map, shape.fields());
+    let ignored = fields::ignored_of(&map, shape.fields());
     let offer = find_named(app, &map).await;
     if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
         recipe.under_options(&mut map);
     }
-    let (ask, Request { stream, must_think, body }) = match (meter.check(parse(&map))?, shape) {
-        ((ask, Some(request)), _) => (ask, request),
-        ((ask, None), Shape::Chat) => return warm::chat(app, &ask, meter).await,
-        ((ask, None), Shape::Generate) => return warm::generate(app, &ask, meter).await,
+    let (ask, request) = meter.check(parse(&map))?;
+    let Some(Request { stream, must_think, body }) = request else {
+        let response = match shape {
+            Shape::Chat => warm::chat(app, &ask, meter).await?,
+            Shape::Generate => warm::generate(app, &ask, meter).await?,
+        };
+        return Ok(known::mark(response, ignored));
     };
     let offer = meter.check(offer)?;
     if must_think {
@@ -96,7 +99,7 @@ pub(super) async fn serve(
     let generation = generation.map_err(|error| by_num_ctx(error, num_ctx))?;
     let answer = Answer { shape, model: ask.model, generation, call: None };
     let response = if stream { answer.streamed() } else { answer.whole().await? };
-    Ok(known::mark(response, unknown))
+    Ok(known::mark(response, ignored))
 }
 
 /// A model that can't think must not be taken for one that had nothing to think about.

@@ -15,8 +15,9 @@ use super::{blobs, fields, manage, options, pull};
 use crate::app::App;
 use crate::catalog::{Model, Offer};
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::generation::find_offer;
+use crate::known;
 use crate::metrics::RequestMeter;
 use crate::oneshot::Call;
 use crate::recipe::Recipe;
@@ -38,7 +39,8 @@ enum Source {
 /// # Errors
 /// [`ApiError`]; there is no new model.
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let Request { name, streamed, base, recipe } = parse(&parse_object(request_body.as_ref())?)?;
+    let (request, ignored) = known::read(request_body.as_ref(), fields::CREATE, parse)?;
+    let Request { name, streamed, base, recipe } = request;
     drop(request_body);
     manage::check_is_free(app, &name).await?;
     let source = source(app, base).await?;
@@ -56,7 +58,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
             drop(tokio::fs::remove_file(blob).await);
         }
     }
-    Ok(pull::done(streamed))
+    Ok(known::mark(pull::done(streamed), ignored))
 }
 
 /// Whether these are the fields of a request.

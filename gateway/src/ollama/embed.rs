@@ -11,9 +11,10 @@ use serde_json::{Map, Value, json};
 use super::{fields, options, warm};
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::generation::{Ask, find_model};
 use crate::http;
+use crate::known::{self, Ignored};
 use crate::metrics::{Outcome, RequestMeter};
 use crate::oneshot::{Call, Encoded};
 use crate::server::ReadBody;
@@ -28,8 +29,9 @@ const INPUTS_MAX: usize = 2048;
 pub async fn embed(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let meter = RequestMeter::start("/api/embed");
     let arrived = meter.arrived();
-    let (ask, vectors) = answer(app, meter, request_body, parse_new).await?;
-    Ok(http::json(&match vectors {
+    let read = |body: &[u8]| known::read(body, fields::EMBED, parse_new);
+    let (ask, vectors, ignored) = answer(app, meter, request_body, read).await?;
+    let answer = match vectors {
         None => json!({ "model": ask.model, "embeddings": [] }),
         Some(Encoded { items, prompt_tokens, waited }) => json!({
             "model": ask.model,
@@ -38,7 +40,8 @@ pub async fn embed(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
             "load_duration": nanoseconds(waited),
             "prompt_eval_count": prompt_tokens,
         }),
-    }))
+    };
+    Ok(known::mark(http::json(&answer), ignored))
 }
 
 /// Serves one request to `/api/embeddings`.
@@ -47,9 +50,11 @@ pub async fn embed(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
 /// [`ApiError`]
 pub async fn embeddings(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let meter = RequestMeter::start("/api/embeddings");
-    let (_, vectors) = answer(app, meter, request_body, parse_older).await?;
+    let read = |body: &[u8]| known::read(body, fields::EMBEDDINGS, parse_older);
+    let (_, vectors, ignored) = answer(app, meter, request_body, read).await?;
     let first = vectors.and_then(|vectors| vectors.items.into_iter().next());
-    Ok(http::json(&json!({ "embedding": first.unwrap_or_default() })))
+    let answer = http::json(&json!({ "embedding": first.unwrap_or_default() }));
+    Ok(known::mark(answer, ignored))
 }
 
 /// Whether these are the fields of a request.
@@ -73,20 +78,20 @@ async fn answer(
     app: &App,
     mut meter: RequestMeter,
     request_body: ReadBody,
-    parse: impl FnOnce(&Map<String, Value>) -> Result<Parsed, ApiError>,
-) -> Result<(Ask, Option<Encoded<Vec<f32>>>), ApiError> {
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
+    read: impl FnOnce(&[u8]) -> Result<(Parsed, Ignored), ApiError>,
+) -> Result<(Ask, Option<Encoded<Vec<f32>>>, Ignored), ApiError> {
+    let parsed = read(request_body.as_ref());
     drop(request_body);
-    let (ask, body) = meter.check(parsed)?;
+    let ((ask, body), ignored) = meter.check(parsed)?;
     let Some(body) = body else {
         let done = warm::load_or_unload(app, &ask, &mut meter).await;
         meter.check(done)?;
         meter.set_outcome(Outcome::Ok);
-        return Ok((ask, None));
+        return Ok((ask, None, ignored));
     };
     let model = meter.check(find_model(app, &ask.model).await)?;
     let call = Call::new(app, model, ask.keep_alive, meter);
-    Ok((ask, Some(call.embed(body).await?)))
+    Ok((ask, Some(call.embed(body).await?), ignored))
 }
 
 /// Without texts where there is only to load or unload.

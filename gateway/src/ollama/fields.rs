@@ -3,12 +3,11 @@
 //! Each parser of this dialect begins with [`check`]; `docs/compatibility-ollama.md` shows the tables, and
 //! the tests go through them row by row.
 
-use hyper::header::HeaderValue;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::known::{self, Known, honoured, ignored, refused};
+use crate::known::{self, Ignored, Known, honoured, ignored, refused};
 
 const MODEL: Known = honoured("model", r#"{"model":"other"}"#, "");
 const NAME: Known = honoured("name", r#"{"name":"other"}"#, "an older word for `model`");
@@ -46,7 +45,7 @@ const SHIFT: Known = ignored(
 const DEBUG: Known = refused("_debug_render_only", &["false"], r#"{"_debug_render_only":true}"#);
 
 /// `POST /api/chat`
-pub(super) const CHAT: &[Known] = &[
+pub(crate) const CHAT: &[Known] = &[
     MODEL,
     NAME,
     honoured(
@@ -74,7 +73,7 @@ pub(super) const CHAT: &[Known] = &[
 ];
 
 /// `POST /api/generate`
-pub(super) const GENERATE: &[Known] = &[
+pub(crate) const GENERATE: &[Known] = &[
     MODEL,
     NAME,
     honoured(
@@ -109,7 +108,7 @@ pub(super) const GENERATE: &[Known] = &[
 ];
 
 /// `POST /api/embed`
-pub(super) const EMBED: &[Known] = &[
+pub(crate) const EMBED: &[Known] = &[
     MODEL,
     NAME,
     honoured(
@@ -129,7 +128,7 @@ pub(super) const EMBED: &[Known] = &[
 ];
 
 /// `POST /api/embeddings`
-pub(super) const EMBEDDINGS: &[Known] = &[
+pub(crate) const EMBEDDINGS: &[Known] = &[
     MODEL,
     NAME,
     honoured("prompt", r#"{"prompt":"other"}"#, "an empty one loads or unloads the model"),
@@ -141,7 +140,7 @@ pub(super) const EMBEDDINGS: &[Known] = &[
 ];
 
 /// `POST /api/show`
-pub(super) const SHOW: &[Known] = &[
+pub(crate) const SHOW: &[Known] = &[
     MODEL,
     NAME,
     honoured("verbose", r#"{"verbose":true}"#, "reads the files anew, vocabulary and all"),
@@ -151,7 +150,7 @@ pub(super) const SHOW: &[Known] = &[
 ];
 
 /// `POST /api/copy`
-pub(super) const COPY: &[Known] = &[
+pub(crate) const COPY: &[Known] = &[
     honoured("source", r#"{"source":"other"}"#, ""),
     honoured(
         "destination",
@@ -161,10 +160,10 @@ pub(super) const COPY: &[Known] = &[
 ];
 
 /// `DELETE /api/delete`
-pub(super) const DELETE: &[Known] = &[MODEL, NAME];
+pub(crate) const DELETE: &[Known] = &[MODEL, NAME];
 
 /// `POST /api/pull`
-pub(super) const PULL: &[Known] = &[
+pub(crate) const PULL: &[Known] = &[
     MODEL,
     NAME,
     STREAM,
@@ -177,7 +176,7 @@ pub(super) const PULL: &[Known] = &[
 const NOTHING: &[&str] = &["\"\"", "[]", "{}"];
 
 /// `POST /api/create`
-pub(super) const CREATE: &[Known] = &[
+pub(crate) const CREATE: &[Known] = &[
     MODEL,
     NAME,
     honoured("from", r#"{"from":"other"}"#, "a model, or an absolute path"),
@@ -271,17 +270,18 @@ pub(super) fn check(fields: Fields<'_>, table: &[Known]) -> Result<(), ApiError>
     known::refuse(fields, table)
 }
 
-/// Names what was ignored of a request that is to be answered, its options included. Of these the log
-/// tells, as Ollama's does: most are slips of the pen.
-pub(super) fn unknown(map: &Map<String, Value>, table: &[Known]) -> Option<HeaderValue> {
+/// Names what is ignored of a request that is to be answered, its options included. Of those that
+/// nobody knows the log tells, as Ollama's does: most are slips of the pen.
+pub(super) fn ignored_of(map: &Map<String, Value>, table: &[Known]) -> Ignored {
     let mut names: Vec<String> =
-        known::names_unknown(map, table).into_iter().map(str::to_owned).collect();
+        known::names_ignored(map, table).into_iter().map(str::to_owned).collect();
     if let Some(Value::Object(options)) = map.get("options") {
         let unknown = known::names_unknown(options, OF_OPTIONS);
         if !unknown.is_empty() {
             tracing::warn!(options = ?unknown, "there are no such options; they are ignored");
         }
-        names.extend(unknown.into_iter().map(|name| format!("options.{name}")));
+        let ignored = known::names_ignored(options, OF_OPTIONS);
+        names.extend(ignored.into_iter().map(|name| format!("options.{name}")));
     }
     known::in_a_header(&names)
 }
@@ -353,12 +353,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_is_named_wherever_it_stands() {
-        let named = |value: Value| unknown(value.as_object().unwrap(), CHAT);
+    fn what_is_ignored_is_named_wherever_it_stands() {
+        let named = |value: Value| ignored_of(value.as_object().unwrap(), CHAT);
         let request =
             json!({"model": "m", "keepalive": 1, "options": {"temprature": 1, "seed": 1}});
         assert_eq!(named(request).unwrap(), "keepalive, options.temprature");
-        assert_eq!(named(json!({"model": "m", "options": {"num_gpu": 1}})), None);
+        let request = json!({"model": "m", "truncate": true, "options": {"num_gpu": 1}});
+        assert_eq!(named(request).unwrap(), "truncate, options.num_gpu");
+        assert_eq!(named(json!({"model": "m", "options": {"seed": 1}})), None);
         assert_eq!(named(json!({"model": "m", "options": 5})), None);
     }
 

@@ -11,10 +11,11 @@ use super::{fields, options};
 use crate::app::App;
 use crate::catalog::Offer;
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::generation::{Ask, find_model, find_offer};
 use crate::http;
 use crate::hub::without_host;
+use crate::known;
 use crate::server::ReadBody;
 use crate::store::{Store, StoreError};
 use crate::stream::Body;
@@ -27,7 +28,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`ApiError`]
 pub async fn copy(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let (source, destination) = parse_copy(&parse_object(request_body.as_ref())?)?;
+    let ((source, destination), ignored) =
+        known::read(request_body.as_ref(), fields::COPY, parse_copy)?;
     drop(request_body);
     check_is_free(app, &destination).await?;
     let Offer { model, derived, .. } = find_offer(app, &source).await?;
@@ -38,7 +40,7 @@ pub async fn copy(app: &App, request_body: ReadBody) -> Result<Response<Body>, A
             change(app, move |store| store.copy_recipe(&text, &destination)).await?;
         }
     }
-    Ok(http::status(StatusCode::OK, ""))
+    Ok(known::mark(http::status(StatusCode::OK, ""), ignored))
 }
 
 /// Whether these are the fields of a request.
@@ -63,10 +65,10 @@ pub(super) fn parse_copy(map: &Map<String, Value>) -> Result<(String, ModelName)
 /// # Errors
 /// [`ApiError`]
 pub async fn delete(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let ask = parse_delete(&parse_object(request_body.as_ref())?)?;
+    let (ask, ignored) = known::read(request_body.as_ref(), fields::DELETE, parse_delete)?;
     drop(request_body);
     remove(app, &ask.model).await?;
-    Ok(http::status(StatusCode::OK, ""))
+    Ok(known::mark(http::status(StatusCode::OK, ""), ignored))
 }
 
 /// Whether these are the fields of a request.

@@ -15,10 +15,11 @@ use tokio::task::{JoinError, JoinSet};
 use super::{fields, manage, options};
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::generation::{Ask, find_model};
 use crate::http;
 use crate::hub::{Progress, RepoName, Sink};
+use crate::known;
 use crate::server::ReadBody;
 use crate::store::StoreError;
 use crate::stream::{self as body, Body, ndjson};
@@ -39,7 +40,7 @@ enum Wanted {
 /// # Errors
 /// [`ApiError`]: nothing has been sent yet. What fails later ends the stream with a line.
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let (ask, streamed) = parse(&parse_object(request_body.as_ref())?)?;
+    let ((ask, streamed), ignored) = known::read(request_body.as_ref(), fields::PULL, parse)?;
     drop(request_body);
     match wanted(app, &ask.model).await? {
         Wanted::Here => {}
@@ -49,9 +50,11 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
             manage::check_is_free(app, &name).await?;
             manage::adopt(app, path, name).await?;
         }
-        Wanted::Repo(repo) => return pull(app, repo, streamed).await,
+        Wanted::Repo(repo) => {
+            return Ok(known::mark(pull(app, repo, streamed).await?, ignored));
+        }
     }
-    Ok(done(streamed))
+    Ok(known::mark(done(streamed), ignored))
 }
 
 /// Whether these are the fields of a request.

@@ -8,9 +8,10 @@ use super::{Details, date, fields, options};
 use crate::app::App;
 use crate::describe::read_offer;
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::generation::{Ask, find_offer};
 use crate::http;
+use crate::known;
 use crate::recipe::{modelfile, parameters_text};
 use crate::server::ReadBody;
 use crate::stream::Body;
@@ -39,7 +40,7 @@ struct Show<'a> {
 /// # Errors
 /// [`ApiError`]
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
-    let (ask, verbose) = parse(&parse_object(request_body.as_ref())?)?;
+    let ((ask, verbose), ignored) = known::read(request_body.as_ref(), fields::SHOW, parse)?;
     drop(request_body);
     let offer = find_offer(app, &ask.model).await?;
     let description = if verbose {
@@ -49,7 +50,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     };
     let recipe = offer.recipe();
     let from = recipe.map_or(&offer.model.name, |recipe| &recipe.from).with_tag();
-    Ok(http::json(&Show {
+    let shown = http::json(&Show {
         license: description.license.as_deref(),
         modelfile: modelfile(&from, description.template.as_deref(), recipe),
         parameters: recipe.map_or_else(String::new, |recipe| parameters_text(&recipe.parameters)),
@@ -60,7 +61,8 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
         model_info: &description.info,
         capabilities: description.capabilities(offer.model.facts.kind),
         modified_at: date(offer.modified()),
-    }))
+    });
+    Ok(known::mark(shown, ignored))
 }
 
 /// Whether these are the fields of a request.

@@ -39,7 +39,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let unknown = known::unknown(&map, FIELDS);
+    let ignored = known::ignored_of(&map, FIELDS);
     let offer = find_named(app, &map).await;
     if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
         recipe.under_fields(&mut map, "max_completion_tokens");
@@ -47,7 +47,9 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     let parsed = request::parse(&map);
     let request = match meter.check(parsed)? {
         ChatAsk::Generate(request) => *request,
-        ChatAsk::Warm(ask) => return warm::chat(app, &ask, meter).await,
+        ChatAsk::Warm(ask) => {
+            return Ok(known::mark(warm::chat(app, &ask, meter).await?, ignored));
+        }
     };
     let offer = meter.check(offer)?;
     let ChatRequest { ask, stream, usage, calls, body } = request;
@@ -69,7 +71,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
         let choices = generation.collect().await?;
         http::json(&answer.whole(choices, with_logprobs))
     };
-    Ok(known::mark(response, unknown))
+    Ok(known::mark(response, ignored))
 }
 
 /// Whether these are the fields of a request.

@@ -45,7 +45,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let unknown = known::unknown(&map, FIELDS);
+    let ignored = known::ignored_of(&map, FIELDS);
     let offer = find_named(app, &map).await;
     if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
         recipe.under_fields(&mut map, "max_tokens");
@@ -53,7 +53,9 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     let parsed = request::parse(&map);
     let request = match meter.check(parsed)? {
         CompletionAsk::Generate(request) => *request,
-        CompletionAsk::Warm(ask) => return warm::generate(app, &ask, meter).await,
+        CompletionAsk::Warm(ask) => {
+            return Ok(known::mark(warm::generate(app, &ask, meter).await?, ignored));
+        }
     };
     let offer = meter.check(offer)?;
     let asker = Asker { app: app.clone(), offer, ask: request.ask.clone(), echo: request.echo };
@@ -62,7 +64,7 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
     } else {
         whole(&asker, request, meter).await?
     };
-    Ok(known::mark(response, unknown))
+    Ok(known::mark(response, ignored))
 }
 
 /// Whether these are the fields of a request.

@@ -8,11 +8,13 @@ use hyper::Response;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use super::fields::EMBEDDINGS;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fields::{Fields, kind_of, parse_object};
+use crate::fields::{Fields, kind_of};
 use crate::generation::{Ask, find_model};
 use crate::http;
+use crate::known;
 use crate::metrics::RequestMeter;
 use crate::oneshot::Call;
 use crate::server::ReadBody;
@@ -27,9 +29,9 @@ const INPUTS_MAX: usize = 2048;
 /// [`ApiError`]
 pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/v1/embeddings");
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
+    let parsed = known::read(request_body.as_ref(), EMBEDDINGS, parse);
     drop(request_body);
-    let Request { ask, form, body } = meter.check(parsed)?;
+    let (Request { ask, form, body }, ignored) = meter.check(parsed)?;
     let model = meter.check(find_model(app, &ask.model).await)?;
     let encoded = Call::new(app, model, ask.keep_alive, meter).embed(body).await?;
     let vectors = encoded.items.iter().zip(0..);
@@ -38,12 +40,13 @@ pub async fn serve(app: &App, request_body: ReadBody) -> Result<Response<Body>, 
         index,
         embedding: Vector { numbers: vector, form },
     });
-    Ok(http::json(&Answer {
+    let answer = http::json(&Answer {
         object: "list",
         data: data.collect(),
         model: &ask.model,
         usage: Usage { prompt_tokens: encoded.prompt_tokens, total_tokens: encoded.prompt_tokens },
-    }))
+    });
+    Ok(known::mark(answer, ignored))
 }
 
 /// Whether these are the fields of a request.
@@ -55,7 +58,7 @@ pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
 }
 
 #[derive(Debug)]
-struct Request {
+pub(super) struct Request {
     ask: Ask,
     form: Form,
     body: Embed,
@@ -106,7 +109,7 @@ impl Serialize for Vector<'_> {
     }
 }
 
-fn parse(map: &Map<String, Value>) -> Result<Request, ApiError> {
+pub(super) fn parse(map: &Map<String, Value>) -> Result<Request, ApiError> {
     let fields = Fields::new(map);
     let ask = Ask { model: model(fields)?, keep_alive: fields.keep_alive()? };
     let form = match fields.text("encoding_format")? {

@@ -6,10 +6,11 @@
 use hyper::Response;
 use serde_json::{Map, Value, json};
 
-use super::{chat, completions, responses};
-use crate::http;
+use super::{chat, completions, fields, responses};
 use crate::known::{Known, Treatment};
+use crate::ollama::fields as ollama;
 use crate::stream::Body;
+use crate::{control, http};
 
 /// One thing that can be asked.
 #[derive(Clone, Copy)]
@@ -28,8 +29,6 @@ enum Request {
     Nothing,
     /// An object with the fields of a table, of which these are needed.
     Table(&'static [Known], &'static [&'static str]),
-    /// An object of which these fields, all strings, are needed.
-    Object(&'static [&'static str]),
 }
 
 const SSE: Option<&str> = Some("text/event-stream");
@@ -47,7 +46,9 @@ const fn streams(operation: Operation, stream: Option<&'static str>) -> Operatio
     Operation { stream, ..operation }
 }
 
-const MODEL: Request = Request::Object(&["model"]);
+const NEEDED: &[&str] = &["model"];
+/// Which of the two shapes it has, the documents' name tells; most clients send the first.
+const RERANK: Request = Request::Table(fields::RERANK, &["query"]);
 
 /// Everything.
 const OPERATIONS: &[Operation] = &[
@@ -86,31 +87,49 @@ const OPERATIONS: &[Operation] = &[
     post(
         "/v1/responses/input_tokens",
         "How many tokens a response would read",
-        Request::Object(&[]),
+        Request::Table(responses::COUNTED, &["input"]),
     ),
-    post("/v1/embeddings", "Texts to vectors", MODEL),
-    post("/v1/rerank", "Judge documents by a query", Request::Object(&[])),
-    post("/rerank", "Judge documents by a query", Request::Object(&[])),
-    post("/tokenize", "A prompt to tokens", Request::Object(&[])),
-    post("/detokenize", "Tokens to text", Request::Object(&[])),
+    post(
+        "/v1/embeddings",
+        "Texts to vectors",
+        Request::Table(fields::EMBEDDINGS, &["model", "input"]),
+    ),
+    post("/v1/rerank", "Judge documents by a query", RERANK),
+    post("/rerank", "Judge documents by a query", RERANK),
+    post("/tokenize", "A prompt to tokens", Request::Table(fields::TOKENIZE, &[])),
+    post("/detokenize", "Tokens to text", Request::Table(fields::DETOKENIZE, &["tokens"])),
     get("/v1/models", "Every model"),
     get("/v1/models/{id}", "One model; its id may hold slashes"),
     Operation { method: "delete", ..get("/v1/models/{id}", "Remove a model") },
-    streams(post("/api/chat", "Ollama's chat", MODEL), NDJSON),
-    streams(post("/api/generate", "Ollama's completion", MODEL), NDJSON),
-    post("/api/embed", "Ollama's embeddings", MODEL),
-    post("/api/embeddings", "Ollama's older embeddings", MODEL),
-    post("/api/show", "What is known of a model", MODEL),
-    post("/api/copy", "A model under another name", Request::Object(&["source", "destination"])),
-    Operation { method: "delete", ..post("/api/delete", "Remove a model", MODEL) },
-    streams(post("/api/pull", "Bring a model", MODEL), NDJSON),
-    streams(post("/api/create", "Make a model", MODEL), NDJSON),
+    streams(post("/api/chat", "Ollama's chat", Request::Table(ollama::CHAT, NEEDED)), NDJSON),
+    streams(
+        post("/api/generate", "Ollama's completion", Request::Table(ollama::GENERATE, NEEDED)),
+        NDJSON,
+    ),
+    post("/api/embed", "Ollama's embeddings", Request::Table(ollama::EMBED, NEEDED)),
+    post(
+        "/api/embeddings",
+        "Ollama's older embeddings",
+        Request::Table(ollama::EMBEDDINGS, NEEDED),
+    ),
+    post("/api/show", "What is known of a model", Request::Table(ollama::SHOW, NEEDED)),
+    post(
+        "/api/copy",
+        "A model under another name",
+        Request::Table(ollama::COPY, &["source", "destination"]),
+    ),
+    Operation {
+        method: "delete",
+        ..post("/api/delete", "Remove a model", Request::Table(ollama::DELETE, NEEDED))
+    },
+    streams(post("/api/pull", "Bring a model", Request::Table(ollama::PULL, NEEDED)), NDJSON),
+    streams(post("/api/create", "Make a model", Request::Table(ollama::CREATE, NEEDED)), NDJSON),
     get("/api/version", "Ollama's version"),
     get("/api/tags", "Every model, as Ollama lists them"),
     get("/api/ps", "What is loaded, and until when"),
     streams(get("/api/events", "Every change of a worker, as it happens"), SSE),
-    post("/api/load", "Load a model", MODEL),
-    post("/api/unload", "Unload a model", MODEL),
+    post("/api/load", "Load a model", Request::Table(control::LOADED, NEEDED)),
+    post("/api/unload", "Unload a model", Request::Table(control::UNLOADED, NEEDED)),
     get("/", "That somebody is here"),
     get("/metrics", "Prometheus's metrics"),
     get("/healthz", "Whether the process is there"),
@@ -170,13 +189,6 @@ fn describe(operation: &Operation) -> Value {
     let schema = match operation.request {
         Request::Nothing => return described,
         Request::Table(table, required) => of_table(table, required),
-        Request::Object(required) => {
-            let properties = required
-                .iter()
-                .map(|name| ((*name).to_owned(), json!({ "type": "string", "minLength": 1 })));
-            let properties: Map<String, Value> = properties.collect();
-            json!({ "type": "object", "required": required, "properties": properties })
-        }
     };
     described["requestBody"] =
         json!({ "required": true, "content": { "application/json": { "schema": schema } } });
@@ -194,9 +206,7 @@ fn answers(operation: &Operation) -> Value {
     let mut answers = json!({ "200": { "description": "the answer", "content": content } });
     let statuses: &[u16] = match operation.request {
         Request::Nothing => &[400, 401, 403, 404, 415, 429, 503],
-        Request::Table(..) | Request::Object(_) => {
-            &[400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504]
-        }
+        Request::Table(..) => &[400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504],
     };
     for status in statuses {
         answers[status.to_string()] = json!({
@@ -248,7 +258,7 @@ fn of_table(table: &[Known], required: &[&str]) -> Value {
 
 /// The type of a field, unless it may have several.
 fn kind(name: &str, example: &Value) -> Option<&'static str> {
-    const SEVERAL: [&str; 9] = [
+    const SEVERAL: [&str; 12] = [
         "stop",
         "prompt",
         "input",
@@ -258,6 +268,9 @@ fn kind(name: &str, example: &Value) -> Option<&'static str> {
         "function_call",
         "guided_json",
         "moderation",
+        "format",
+        "think",
+        "license",
     ];
     if SEVERAL.contains(&name) {
         return None;
@@ -302,6 +315,33 @@ mod tests {
         for path in paths {
             assert!(OPERATIONS.iter().any(|operation| operation.path == path), "{path}");
         }
+    }
+
+    /// What both dialects take in is described field by field, whichever endpoint it is sent to.
+    #[test]
+    fn every_body_is_described_by_its_fields() {
+        let document = document();
+        for operation in OPERATIONS {
+            let body = &document["paths"][operation.path][operation.method]["requestBody"];
+            if matches!(operation.request, Request::Nothing) {
+                assert_eq!(body, &json!(null), "{}", operation.path);
+                continue;
+            }
+            let schema = &body["content"]["application/json"]["schema"];
+            let properties = schema["properties"].as_object().unwrap();
+            assert!(!properties.is_empty(), "{}", operation.path);
+            for needed in schema["required"].as_array().unwrap() {
+                assert!(properties.contains_key(needed.as_str().unwrap()), "{}", operation.path);
+            }
+        }
+        let schema = |path: &str| {
+            let body = &document["paths"][path]["post"]["requestBody"];
+            body["content"]["application/json"]["schema"]["properties"].clone()
+        };
+        assert_eq!(schema("/api/chat")["options"]["type"], json!(["object", "null"]));
+        assert_eq!(schema("/api/generate")["images"], json!(null));
+        assert_eq!(schema("/api/generate")["raw"]["type"], json!(["boolean", "null"]));
+        assert_eq!(schema("/rerank")["top_n"]["type"], json!(["integer", "null"]));
     }
 
     #[test]

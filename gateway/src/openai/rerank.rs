@@ -8,11 +8,13 @@ use hyper::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::fields::{RERANK, RERANK_TEXTS};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, kind_of, parse_object};
 use crate::http;
 use crate::keep_alive::KeepAlive;
+use crate::known::{self, Known};
 use crate::metrics::RequestMeter;
 use crate::oneshot::{Call, Encoded, find_or_only};
 use crate::server::ReadBody;
@@ -30,9 +32,13 @@ pub async fn serve(
     request_body: ReadBody,
 ) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start(path);
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse(&map));
+    let parsed = parse_object(request_body.as_ref()).and_then(|map| {
+        let request = parse(&map)?;
+        let ignored = known::ignored_of(&map, request.shape.fields());
+        Ok((request, ignored))
+    });
     drop(request_body);
-    let Request { model, keep_alive, top, shape, body } = meter.check(parsed)?;
+    let (Request { model, keep_alive, top, shape, body }, ignored) = meter.check(parsed)?;
     let found = meter.check(find_or_only(app, model.as_deref()).await)?.model;
     let name = model.unwrap_or_else(|| found.name.to_string());
     // Only a client that wants its texts back needs a second copy of them.
@@ -42,7 +48,7 @@ pub async fn serve(
     let mut ranked = ranked(items, shape);
     ranked.truncate(top);
     let text_of = |index: usize| texts.as_ref().map(|texts| texts[index].as_str());
-    Ok(match shape {
+    let answer = match shape {
         Shape::Documents { .. } => http::json(&Answer {
             id: http::new_id("rerank-"),
             model: &name,
@@ -59,7 +65,8 @@ pub async fn serve(
             let rank = |(index, score)| Rank { index, score, text: text_of(index) };
             http::json(&ranked.into_iter().map(rank).collect::<Vec<_>>())
         }
-    })
+    };
+    Ok(known::mark(answer, ignored))
 }
 
 /// Whether these are the fields of a request.
@@ -71,7 +78,7 @@ pub(crate) fn check(map: &Map<String, Value>) -> Result<(), ApiError> {
 }
 
 #[derive(Debug)]
-struct Request {
+pub(super) struct Request {
     model: Option<String>,
     keep_alive: Option<KeepAlive>,
     /// How many of the best are told.
@@ -90,6 +97,13 @@ enum Shape {
 }
 
 impl Shape {
+    fn fields(self) -> &'static [Known] {
+        match self {
+            Self::Documents { .. } => RERANK,
+            Self::Texts { .. } => RERANK_TEXTS,
+        }
+    }
+
     fn with_texts(self) -> bool {
         match self {
             Self::Documents { return_documents } => return_documents,
@@ -148,7 +162,7 @@ fn ranked(logits: Vec<f32>, shape: Shape) -> Vec<(usize, f32)> {
     ranked
 }
 
-fn parse(map: &Map<String, Value>) -> Result<Request, ApiError> {
+pub(super) fn parse(map: &Map<String, Value>) -> Result<Request, ApiError> {
     let fields = Fields::new(map);
     let query = fields.text("query")?.filter(|query| !query.is_empty());
     let query = query

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use self::background::{Job, Work};
-pub(super) use self::fields::FIELDS;
+pub(super) use self::fields::{COUNTED, FIELDS};
 use self::making::Making;
 use self::object::{End, Frame, Numbered};
 use self::output::Output;
@@ -51,7 +51,7 @@ pub async fn create(app: &App, request_body: ReadBody) -> Result<Response<Body>,
     let mut map = meter.check(parse_object(request_body.as_ref()))?;
     // Its room is for the next one, however long this answer takes.
     drop(request_body);
-    let unknown = known::unknown(&map, FIELDS);
+    let ignored = known::ignored_of(&map, FIELDS);
     let offer = find_named(app, &map).await;
     if let Some(recipe) = offer.as_ref().ok().and_then(Offer::recipe) {
         recipe.under_fields(&mut map, "max_output_tokens");
@@ -92,7 +92,7 @@ pub async fn create(app: &App, request_body: ReadBody) -> Result<Response<Body>,
             http::json(&making.whole().await?)
         }
     };
-    Ok(known::mark(response, unknown))
+    Ok(known::mark(response, ignored))
 }
 
 #[expect(
@@ -264,14 +264,16 @@ fn value_of(query: Option<&str>, name: &str) -> Option<String> {
 /// [`ApiError`]
 pub async fn input_tokens(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/v1/responses/input_tokens");
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| request::parse_count(&map));
+    let parsed = known::read(request_body.as_ref(), COUNTED, request::parse_count);
     drop(request_body);
-    let CountRequest { model, previous, keep_alive, turn } = meter.check(parsed)?;
+    let (request, ignored) = meter.check(parsed)?;
+    let CountRequest { model, previous, keep_alive, turn } = request;
     let before = meter.check(conversation(app, previous.as_deref()))?;
     let prompt = meter.check(turn.prompt(&before))?;
     let offer = meter.check(find_or_only(app, model.as_deref()).await)?;
     let prompt = offer.laid_around(prompt);
     let tokens = Call::new(app, offer.model, keep_alive, meter).tokenize(prompt).await?;
     let count = tokens.len();
-    Ok(http::json(&json!({ "object": "response.input_tokens", "input_tokens": count })))
+    let answer = http::json(&json!({ "object": "response.input_tokens", "input_tokens": count }));
+    Ok(known::mark(answer, ignored))
 }

@@ -9,11 +9,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::embeddings::tokens;
+use super::fields::{DETOKENIZE, TOKENIZE};
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::http;
 use crate::keep_alive::KeepAlive;
+use crate::known;
 use crate::messages;
 use crate::metrics::RequestMeter;
 use crate::oneshot::{Call, find_or_only};
@@ -26,9 +28,10 @@ use crate::stream::Body;
 /// [`ApiError`]
 pub async fn tokenize(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/tokenize");
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse_tokenize(&map));
+    let parsed = known::read(request_body.as_ref(), TOKENIZE, parse_tokenize);
     drop(request_body);
-    let Request { model, keep_alive, prompt, pieces, strings } = meter.check(parsed)?;
+    let (request, ignored) = meter.check(parsed)?;
+    let Request { model, keep_alive, prompt, pieces, strings } = request;
     let offer = meter.check(find_or_only(app, model.as_deref()).await)?;
     let name = offer.model.name.clone();
     // As many as a conversation of this name has when it is answered.
@@ -37,12 +40,13 @@ pub async fn tokenize(app: &App, request_body: ReadBody) -> Result<Response<Body
     let snapshot = app.fleet.snapshot();
     let status = snapshot.models.iter().find(|status| status.view.name == name);
     let card = status.and_then(|status| status.worker.card.as_ref());
-    Ok(http::json(&Tokens {
+    let answer = http::json(&Tokens {
         count: tokens.len(),
         max_model_len: card.map(|card| card.context_length),
         tokens: tokens.iter().map(|token| Listed::of(token, pieces)).collect(),
         token_strs: strings.then(|| tokens.iter().map(text_of).collect()),
-    }))
+    });
+    Ok(known::mark(answer, ignored))
 }
 
 /// Serves one request to detokenize.
@@ -51,12 +55,12 @@ pub async fn tokenize(app: &App, request_body: ReadBody) -> Result<Response<Body
 /// [`ApiError`]
 pub async fn detokenize(app: &App, request_body: ReadBody) -> Result<Response<Body>, ApiError> {
     let mut meter = RequestMeter::start("/detokenize");
-    let parsed = parse_object(request_body.as_ref()).and_then(|map| parse_detokenize(&map));
+    let parsed = known::read(request_body.as_ref(), DETOKENIZE, parse_detokenize);
     drop(request_body);
-    let Spelling { model, keep_alive, tokens } = meter.check(parsed)?;
+    let (Spelling { model, keep_alive, tokens }, ignored) = meter.check(parsed)?;
     let model = meter.check(find_or_only(app, model.as_deref()).await)?.model;
     let text = Call::new(app, model, keep_alive, meter).detokenize(tokens).await?;
-    Ok(http::json(&json!({ "content": text, "prompt": text })))
+    Ok(known::mark(http::json(&json!({ "content": text, "prompt": text })), ignored))
 }
 
 /// Whether these are the fields of a request.
@@ -77,13 +81,13 @@ pub(crate) fn check_detokenize(map: &Map<String, Value>) -> Result<(), ApiError>
 
 /// Tokens that are to be spelled.
 #[derive(Debug)]
-struct Spelling {
+pub(super) struct Spelling {
     model: Option<String>,
     keep_alive: Option<KeepAlive>,
     tokens: Vec<u32>,
 }
 
-fn parse_detokenize(map: &Map<String, Value>) -> Result<Spelling, ApiError> {
+pub(super) fn parse_detokenize(map: &Map<String, Value>) -> Result<Spelling, ApiError> {
     let fields = Fields::new(map);
     let missing = || ApiError::invalid("tokens", "`tokens` is missing: say which tokens to spell");
     let tokens = tokens("tokens", fields.array("tokens")?.ok_or_else(missing)?)?;
@@ -92,7 +96,7 @@ fn parse_detokenize(map: &Map<String, Value>) -> Result<Spelling, ApiError> {
 }
 
 #[derive(Debug)]
-struct Request {
+pub(super) struct Request {
     model: Option<String>,
     keep_alive: Option<KeepAlive>,
     prompt: Prompt,
@@ -142,12 +146,9 @@ fn text_of(token: &Token) -> String {
     String::from_utf8_lossy(&token.bytes).into_owned()
 }
 
-fn parse_tokenize(map: &Map<String, Value>) -> Result<Request, ApiError> {
+pub(super) fn parse_tokenize(map: &Map<String, Value>) -> Result<Request, ApiError> {
     let fields = Fields::new(map);
-    // What can't be done otherwise is refused where somebody asks for it.
-    fields.refuse("parse_special", &[json!(true)])?;
-    fields.refuse("add_generation_prompt", &[json!(true)])?;
-    fields.refuse("continue_final_message", &[json!(false)])?;
+    known::refuse(fields, TOKENIZE)?;
     let prompt = match (fields.text("content")?, fields.text("prompt")?) {
         (Some(content), _) => {
             let add_special_tokens = fields.flag("add_special")?.unwrap_or(false);

@@ -34,6 +34,7 @@ mod openai_background;
 mod openai_suite;
 mod schemas;
 mod openapi;
+mod ignored;
 mod keys;
 mod real_model;
 mod real_encoder;

@@ -116,24 +116,6 @@ async fn a_prompt_that_does_not_fit_is_refused_whatever_truncate_and_shift_say()
 }
 
 #[tokio::test]
-async fn what_is_ignored_of_a_request_is_named_in_its_answer() {
-    let gateway = home().start_fake(&[], &[]).await;
-    let ignored = async |path: &str, body: Value| {
-        let answer = gateway.post(path, &body).await;
-        assert_eq!(answer.status, StatusCode::OK, "{path}");
-        let header = answer.headers.get("x-hearth-ignored-fields");
-        header.map(|names| names.to_str().unwrap().to_owned())
-    };
-    let options = json!({"num_gpu": 1, "temprature": 2});
-    let messages = json!([{"role": "user", "content": "hi"}]);
-    let chat = json!({"model": "m", "messages": messages, "keepalive": 1, "options": options});
-    let named = Some("keepalive, options.temprature".to_owned());
-    assert_eq!(ignored("/api/chat", chat).await, named);
-    let whole = json!({"model": "m", "prompt": "hi", "stream": false, "truncate": false});
-    assert_eq!(ignored("/api/generate", whole).await, None);
-}
-
-#[tokio::test]
 async fn a_prompt_is_written_with_the_template_of_its_request() {
     let gateway = tiny().await;
     let options = json!({"temperature": 0, "num_predict": 4});

@@ -27,6 +27,7 @@ pub(in crate::openai) const FIELDS: &[Known] = &[
     ),
     honoured("text", r#"{"text":{"format":{"type":"json_object"}}}"#, "`format`"),
     honoured("reasoning", r#"{"reasoning":{"effort":"low"}}"#, "`effort`"),
+    honoured("reasoning_effort", r#"{"reasoning_effort":"low"}"#, "goes before `reasoning`"),
     honoured("tools", r#"{"tools":[{"type":"function","name":"f"}]}"#, "functions only, up to 128"),
     honoured(
         "tool_choice",
@@ -69,4 +70,28 @@ pub(in crate::openai) const FIELDS: &[Known] = &[
     refused("conversation", &[], r#"{"conversation":"conv_1"}"#),
     refused("prompt", &[], r#"{"prompt":{"id":"p"}}"#),
     refused("n", &["1"], r#"{"n":2}"#),
+];
+
+/// What becomes of each where only the tokens are counted.
+pub(in crate::openai) const COUNTED: &[Known] = &[
+    honoured("model", r#"{"model":"other"}"#, "may be left out where there is just one"),
+    honoured("input", r#"{"input":[{"role":"user","content":"other"}]}"#, ""),
+    honoured("instructions", r#"{"instructions":"be brief"}"#, ""),
+    honoured("previous_response_id", r#"{"previous_response_id":"resp_1"}"#, ""),
+    honoured("reasoning", r#"{"reasoning":{"effort":"low"}}"#, "`effort`"),
+    honoured("reasoning_effort", r#"{"reasoning_effort":"low"}"#, "goes before `reasoning`"),
+    honoured("tools", r#"{"tools":[{"type":"function","name":"f"}]}"#, ""),
+    honoured(
+        "tool_choice",
+        r#"{"tools":[{"type":"function","name":"f"}],"tool_choice":"required"}"#,
+        "",
+    ),
+    honoured("chat_template_kwargs", r#"{"chat_template_kwargs":{"enable_thinking":false}}"#, ""),
+    honoured("keep_alive", r#"{"keep_alive":"10s"}"#, ""),
+    honoured("ttl", r#"{"ttl":10}"#, ""),
+    honoured("parallel_tool_calls", r#"{"parallel_tool_calls":false}"#, ""),
+    ignored("text", r#"{"text":{"format":{"type":"json_object"}}}"#, "adds no tokens"),
+    ignored("truncation", r#"{"truncation":"auto"}"#, ""),
+    ignored("personality", r#"{"personality":"friendly"}"#, ""),
+    refused("conversation", &[], r#"{"conversation":"conv_1"}"#),
 ];

@@ -4,7 +4,7 @@
 use hearth_shared::protocol::{Chat, Generate, JsonText, Prompt};
 use serde_json::{Map, Value, json};
 
-use super::fields::FIELDS;
+use super::fields::{COUNTED, FIELDS};
 use super::items;
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -97,7 +97,7 @@ pub(super) struct CountRequest {
 
 pub(super) fn parse_count(map: &Map<String, Value>) -> Result<CountRequest, ApiError> {
     let fields = Fields::new(map);
-    fields.refuse("conversation", &[])?;
+    known::refuse(fields, COUNTED)?;
     Ok(CountRequest {
         model: fields.text("model")?.map(str::to_owned),
         previous: fields.text("previous_response_id")?.map(str::to_owned),
@@ -200,6 +200,19 @@ mod tests {
     #[test]
     fn anything_is_taken_or_refused_by_its_name() {
         known::tests::check_any(FIELDS, &base(), parse);
+    }
+
+    #[test]
+    fn every_row_of_the_table_for_counting_is_true() {
+        let parse = |map: &Map<String, Value>| {
+            let mut request = parse_count(map)?;
+            for item in &mut request.turn.items {
+                item["id"] = json!("drawn");
+            }
+            Ok(request)
+        };
+        known::tests::check_each(COUNTED, &base(), parse);
+        known::tests::check_any(COUNTED, &base(), parse);
     }
 
     #[test]
