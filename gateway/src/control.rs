@@ -155,11 +155,13 @@ fn finish(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::known::tests::check_each;
+    use crate::known::tests::{check_any, check_each};
 
     #[test]
     fn every_row_of_the_tables_is_true() {
         check_each(LOADED, &json!({"model": "m"}), parse_load);
         check_each(UNLOADED, &json!({"model": "m"}), parse_unload);
+        check_any(LOADED, &json!({"model": "m"}), parse_load);
+        check_any(UNLOADED, &json!({"model": "m"}), parse_unload);
     }
 }

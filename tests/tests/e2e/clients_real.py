@@ -77,6 +77,10 @@ def ollama_client():
     likely = client.generate(**asked, logprobs=True, top_logprobs=2)
     assert len(likely.logprobs) == likely.eval_count, likely
     assert all(told.logprob <= 0 and len(told.top_logprobs) == 2 for told in likely.logprobs), likely
+    # Nobody can insist on a call here, but the model is told of the tools.
+    short = {"model": "tiny", "messages": MESSAGES, "options": {"num_predict": 1}}
+    told = client.chat(**short, tools=[TOOL]).prompt_eval_count
+    assert told > client.chat(**short).prompt_eval_count + 20, told
     ours = client.embed(model="embed", input=TEXTS, keep_alive="10m")
     assert all(abs(math.hypot(*vector) - 1) < 1e-5 for vector in ours.embeddings)
     assert sorted(process.name for process in client.ps().models) == ["embed:latest", "tiny:latest"]
@@ -143,6 +147,8 @@ def langchain_ollama_client():
     whole = greedy.invoke("What?")
     assert whole.usage_metadata["output_tokens"] <= 12, whole
     assert "".join(part.text for part in greedy.stream("What?")) == whole.content, whole
+    told = greedy.bind_tools([TOOL]).invoke("What?").usage_metadata["input_tokens"]
+    assert told > whole.usage_metadata["input_tokens"] + 20, told
     embeddings = OllamaEmbeddings(model="embed", base_url=HOST, keep_alive=1200)
     same_vectors(embeddings.embed_documents(TEXTS), vectors())
     assert loaded()["embed:latest"] == 1200, loaded()

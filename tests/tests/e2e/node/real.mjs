@@ -44,6 +44,12 @@ async function structure() {
   const whole = await ollama.chat({ model: "tiny", messages, format, options });
   Licence.parse(JSON.parse(whole.message.content));
   assert.equal(whole.done_reason, "stop");
+  // Nobody can insist on a call here, but the model is told of the tools.
+  const tool = { type: "function", function: { name: "licence", description: "d", parameters: format } };
+  const short = { model: "tiny", messages, options: { num_predict: 1 } };
+  const told = await ollama.chat({ ...short, tools: [tool] });
+  const untold = await ollama.chat(short);
+  assert.ok(told.prompt_eval_count > untold.prompt_eval_count + 20);
 }
 
 // Read in one run or only its last token, a prompt is the same to a model without quantised products.
