@@ -14,6 +14,7 @@ import sys
 
 import jsonschema
 import openai
+import referencing
 
 TOKENS_MAX = 64
 AT_ONCE = 8
@@ -67,9 +68,11 @@ def ask(numbered):
     assert reason == "stop", (schema, reason)
     validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
     try:
-        check = validator(schema, format_checker=validator.FORMAT_CHECKER)
+        # What lies elsewhere is not fetched: such a schema should not have been enforced.
+        elsewhere = {"registry": referencing.Registry()}
+        check = validator(schema, format_checker=validator.FORMAT_CHECKER, **elsewhere)
         check.validate(json.loads(text))
-    except (ValueError, jsonschema.ValidationError) as error:
+    except (ValueError, jsonschema.ValidationError, referencing.exceptions.Unresolvable) as error:
         return "invalid", f"{json.dumps(schema)}: {text}: {error}"
     return "valid", text
 
