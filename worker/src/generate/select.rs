@@ -73,17 +73,16 @@ fn keep_best(candidates: &mut Vec<Candidate>, count: usize) {
 pub(super) fn needed_from(weights: &[f32], least: f32, wanted: f64) -> (f32, f32) {
     /// The bits below a step; those above are exponent and step, which order positive numbers.
     const STEP_BITS: u32 = 20;
-    const STEPS: usize = 1 << (31 - STEP_BITS);
-    let mut steps = [0.0_f64; STEPS];
+    const STEPS: u32 = 1 << (31 - STEP_BITS);
+    let mut steps = [0.0_f64; STEPS as usize];
     for block in weights.chunks(BLOCK).filter(|block| largest(block) >= least) {
         for &weight in block.iter().filter(|&&weight| weight >= least) {
-            steps[(weight.to_bits() >> STEP_BITS) as usize % STEPS] += f64::from(weight);
+            steps[(weight.to_bits() >> STEP_BITS) as usize % steps.len()] += f64::from(weight);
         }
     }
     let mut mass = 0.0;
-    // Every step fits the bits that it was taken from.
-    let weight_of = |step: usize| f32::from_bits((step as u32) << STEP_BITS);
-    for (step, sum) in steps.iter().enumerate().rev() {
+    let weight_of = |step: u32| f32::from_bits(step << STEP_BITS);
+    for (step, sum) in (0..STEPS).zip(&steps).rev() {
         mass += sum;
         // Of nothing wanted the best one is left.
         if *sum > 0.0 && mass >= wanted {
@@ -118,7 +117,6 @@ pub(super) fn weigh(
 /// Runs a loop of this file with the processor's wider registers, where it has them: the same
 /// operations on more numbers at once, so the same bits.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "the loop has to be compiled where the registers are")]
 fn in_wide_lanes<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
@@ -185,7 +183,6 @@ const LEAST_EXPONENT: f32 = -87.0;
 ///
 /// The libraries' function is a call for each number; this one compiles to a loop over lanes.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "as `in_wide_lanes`")]
 fn exp_of_negative(x: f32) -> f32 {
     // 1.5 · 2^23: adding it rounds to an integer, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
