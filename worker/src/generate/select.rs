@@ -103,61 +103,59 @@ pub(super) fn weigh(
     sums: &mut Vec<f64>,
 ) -> f64 {
     sums.clear();
-    in_wide_lanes(|| {
-        for block in logits.chunks_mut(SUMMED) {
-            for logit in &mut *block {
-                *logit = exp_of_negative((finite(*logit) - best) / temperature);
-            }
-            sums.push(sum(block));
-        }
-    });
+    sums.extend(logits.chunks_mut(SUMMED).map(|block| weigh_block(block, best, temperature)));
     sums.iter().sum()
 }
 
-/// Runs a loop of this file with the processor's wider registers, where it has them: the same
-/// operations on more numbers at once, so the same bits.
-#[inline(always)]
-fn in_wide_lanes<R>(work: impl FnOnce() -> R) -> R {
+/// As [`weigh`], a few of them: the sum alone. With the processor's wider registers, where it has
+/// them: the same operations on more numbers at once, so the same bits.
+fn weigh_block(block: &mut [f32], best: f32, temperature: f32) -> f64 {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
-        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
-            work()
+        fn wide(block: &mut [f32], best: f32, temperature: f32) -> f64 {
+            weigh_in_lanes(block, best, temperature)
         }
         if is_x86_feature_detected!("avx2") {
             #[expect(unsafe_code, reason = "the compiler can't know the processor")]
             // SAFETY: it has just said that it has the instructions.
-            return unsafe { with_avx2(work) };
+            return unsafe { wide(block, best, temperature) };
         }
     }
-    work()
+    weigh_in_lanes(block, best, temperature)
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "it has to be compiled where the registers are")]
+fn weigh_in_lanes(block: &mut [f32], best: f32, temperature: f32) -> f64 {
+    for logit in &mut *block {
+        *logit = exp_of_negative((finite(*logit) - best) / temperature);
+    }
+    sum(block)
 }
 
 /// The natural logarithm of the sum of e^number, the `largest` of which is known and finite.
 pub(super) fn log_sum_exp(numbers: &[f32], largest: f32) -> f64 {
-    let whole = in_wide_lanes(|| {
-        let mut whole = 0.0;
-        let mut weights = [0.0; SUMMED];
-        for block in numbers.chunks(SUMMED) {
-            for (weight, &number) in weights.iter_mut().zip(block) {
-                *weight = exp_of_negative(finite(number) - largest);
-            }
-            whole += sum(&weights[..block.len()]);
-        }
-        whole
-    });
+    let mut whole = 0.0;
+    let mut weights = [0.0; SUMMED];
+    for block in numbers.chunks(SUMMED) {
+        let weights = &mut weights[..block.len()];
+        weights.copy_from_slice(block);
+        // Divided by one, a number is itself.
+        whole += weigh_block(weights, largest, 1.0);
+    }
     f64::from(largest) + whole.ln()
 }
 
 /// +∞ would make every difference to it no number; `f32::min` would make a number of none.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "as `in_wide_lanes`")]
+#[expect(clippy::inline_always, reason = "as `weigh_in_lanes`")]
 fn finite(number: f32) -> f32 {
     if number > f32::MAX { f32::MAX } else { number }
 }
 
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "as `in_wide_lanes`")]
+#[expect(clippy::inline_always, reason = "as `weigh_in_lanes`")]
 fn sum(numbers: &[f32]) -> f64 {
     let mut lanes = [0.0_f32; LANES];
     let chunks = numbers.chunks_exact(LANES);
@@ -279,6 +277,16 @@ mod tests {
         assert_eq!(needed_from(&[0.5, 0.25, 0.125], 0.2, 0.8), (0.2, 0.2));
         assert_eq!(needed_from(&[f32::NAN, 0.0, 1.0], 0.0, 2.0), (0.0, 0.0));
         assert_eq!(needed_from(&[0.5, 1.0], 0.0, 0.0), (1.0, 1.125));
+    }
+
+    #[test]
+    fn wide_registers_change_no_bit() {
+        let logits: Vec<f32> = numbers(512).into_iter().map(|x| 3.0 - x / 9.0).collect();
+        let (mut wide, mut plain) = (logits.clone(), logits);
+        let sums = [weigh_block(&mut wide, 3.0, 0.7), weigh_in_lanes(&mut plain, 3.0, 0.7)];
+        assert_eq!(sums[0].to_bits(), sums[1].to_bits());
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&wide), bits(&plain));
     }
 
     #[test]
