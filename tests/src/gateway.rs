@@ -201,18 +201,28 @@ fn write_script(path: &Path, text: &str) {
     assert!(copied.expect("there is cp").success());
 }
 
+#[expect(clippy::disallowed_methods, reason = "tests look where users' settings point")]
+fn users_home() -> PathBuf {
+    std::env::var_os("HEARTH_HOME").map(PathBuf::from).unwrap_or_else(|| {
+        let home = std::env::var_os("HOME").expect("there is a home");
+        PathBuf::from(home).join(".local/share/hearth")
+    })
+}
+
+/// The GGUF file that `scripts/setup` brings, if it is there.
+#[must_use]
+pub fn default_model() -> Option<PathBuf> {
+    let path = users_home().join("models/smollm2-135m-instruct.gguf");
+    path.canonicalize().ok()
+}
+
 /// ONNX Runtime, where `scripts/setup` puts it.
 ///
 /// # Panics
 /// If it is not there, with what to do.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "tests look where users' settings point")]
 pub fn runtime_library() -> PathBuf {
-    let home = std::env::var_os("HEARTH_HOME").map(PathBuf::from).unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").expect("there is a home");
-        PathBuf::from(home).join(".local/share/hearth")
-    });
-    let library = home.join("runtime/libonnxruntime.so");
+    let library = users_home().join("runtime/libonnxruntime.so");
     library.canonicalize().unwrap_or_else(|error| {
         panic!("ONNX Runtime is not at {}: {error}; run scripts/setup", library.display())
     })

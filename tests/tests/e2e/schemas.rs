@@ -7,10 +7,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use hearth_tests::gateway::Home;
+use hearth_tests::gateway::{Home, default_model};
 use serde_json::Value;
 
-use crate::real_model::smollm2;
 use crate::skip;
 
 const SCHEMAS: u64 = 361;
@@ -28,9 +27,12 @@ async fn every_schema_of_the_public_suite_is_enforced_or_refused_by_name() {
     };
     // What is enforced does not depend on the model, only how often an answer comes to its end.
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let knowing = smollm2();
-    let folder = knowing.clone().unwrap_or_else(|| here.join("fixtures/tiny-llama-genai-fp32"));
-    let home = Home::new(hearth_tests::programs!()).with_linked_model("model", &folder);
+    let knowing = default_model();
+    let home = Home::new(hearth_tests::programs!());
+    let home = match &knowing {
+        Some(file) => home.with_linked_model("model.gguf", file),
+        None => home.with_linked_model("model", &here.join("fixtures/tiny-llama-genai-fp32")),
+    };
     let gateway = home.start_real(&[("HEARTH_SLOTS", "8")]).await;
     let output = tokio::process::Command::new(python)
         .arg(here.join("tests/e2e/schemas.py"))
@@ -44,6 +46,7 @@ async fn every_schema_of_the_public_suite_is_enforced_or_refused_by_name() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
+    eprintln!("{} answers ended, {} were cut", counts["valid"], counts["cut"]);
     let count = |name: &str| counts[name].as_u64().unwrap();
     assert_eq!(counts["invalid"], serde_json::json!([]), "{said}");
     assert_eq!((count("schemas"), count("refused")), (SCHEMAS, REFUSED), "{counts:#}");
